@@ -1,0 +1,870 @@
+"""The kernel: folds an entity's entries into its state and reads features from it. The only code that computes them.
+
+Online it runs over the bytes a store returned (`fold_histories`), offline over columns sorted by entity
+(`fold_columns`). Both call the same `advance`, `read` and `apply`; docs/features.md says what these mean.
+"""
+
+import math
+
+import numpy as np
+
+from service.features.compiled import Bytes, Flags, Float32s, Float64s, Int, Ints, Number, compiled, entry_point, int64
+from service.features.entry import MISSING, Column, Kind, read_entry, write_entry
+from service.features.plan import (
+    COMPACT_AT,
+    D_AT,
+    D_MEASURE,
+    D_QUANTUM,
+    END_DECAY,
+    END_FEATURE,
+    END_REGISTER,
+    END_SET,
+    END_WINDOW,
+    F_A,
+    F_B,
+    F_C,
+    F_D,
+    F_OPERATION,
+    FIRST_DECAY,
+    FIRST_FEATURE,
+    FIRST_LAYOUT,
+    FIRST_REGISTER,
+    FIRST_SET,
+    FIRST_WINDOW,
+    HORIZON,
+    KEEP,
+    KEY_COLUMN,
+    LOCATION_AT,
+    LONGEST,
+    NO_LOCATION,
+    R_AT,
+    R_COLUMN,
+    RING_AT,
+    RING_SIZE,
+    S_AT,
+    S_CAPACITY,
+    S_COLUMN,
+    S_HOP,
+    S_STEPS,
+    S_STRIDE,
+    S_TALLY,
+    SPEC_HASH,
+    STATE_SIZE,
+    W_AT,
+    W_DELAY,
+    W_FIRST_SUM,
+    W_HOP,
+    W_REPORT,
+    W_SUMS,
+    W_TILES,
+)
+from service.features.spec import DAY_MS, HOUR_MS, MEASURES
+from service.features.state import (
+    BASE_MARK,
+    FIRST,
+    GENERATION,
+    HWM,
+    LAST,
+    NONE,
+    REMEMBERED,
+    REV,
+    base_length,
+    base_spec_hash,
+    clear,
+    read_base,
+    write_base,
+)
+
+# What came of one entity of one transaction (a bit field).
+FOLDED = 0
+NEW = 1  # it has no history, and the store is old enough to know
+UNKNOWN = 2  # it has no history, and the store is too young to tell
+ABSENT = 4  # the transaction does not name it
+UNAVAILABLE = 8  # the store did not answer for it, or its value cannot be read
+DUPLICATE = 16  # counted before; only its id is remembered, so the features are as of now
+RETRIED = 32  # counted before and still in the log, so the features are those of the first time
+COMPACTABLE = 64  # its log is long enough to be replaced by a base
+
+# Enumerations as plain integers, which is how numba freezes them into the code.
+ATTEMPT, FOLLOW_UP, FRAUD_LABEL, ISSUER_DECLINE, VOID = (int(kind) for kind in Kind)
+C_ID, C_TIME, C_ORIGIN = int(Column.ID), int(Column.TIME), int(Column.ORIGIN)
+C_AMOUNT, C_ADDED, C_DELTA = int(Column.AMOUNT), int(Column.ADDED), int(Column.DELTA)
+C_LATITUDE, C_LONGITUDE = int(Column.LATITUDE), int(Column.LONGITUDE)
+N_COLUMNS = len(Column)
+M_COUNT, M_AMOUNT, M_UNITS, M_UNITS_SQUARED, M_FRAUD, M_ISSUER_DECLINED = range(len(MEASURES))
+O_TOTAL, O_MEAN, O_RATIO, O_ZSCORE, O_RATE, O_SINCE_LAST, O_AGE, O_CHANGED, O_DISTANCE, O_SPEED = range(10)
+O_DISTINCT, O_NEW, O_SHARE, O_DECAYED, O_KNOWN, O_FIELD, O_HOUR, O_WEEKDAY, O_DIFFERS, O_PRESENT = range(10, 20)
+
+UNIT_MINOR = 100  # amounts enter the z-score in whole units, capped so that sums of squares stay far from 2^63
+UNITS_CAP = 100_000
+MEMBER_MASK = 0xFFFFFFFF  # sets and registers keep the low half of a token's hash
+THURSDAY = 3  # 1970-01-01, with Monday as 0
+
+# Half-life steps: 64 to a halving. Rounded to 40 bits, so that no libm's last bit can show.
+STEPS_PER_HALVING = 64
+DECAY_FRACTIONS = np.array([round(2.0**40 * 2.0 ** (-step / 64)) / 2.0**40 for step in range(STEPS_PER_HALVING)])
+DECAY_SCALE = 1024
+DECAY_LIMIT = 2**53 - 1
+
+# Cosine of whole degrees in 1/10,000, interpolated linearly; no libm at run time.
+COSINES = np.array([round(10_000 * math.cos(math.radians(degree))) for degree in range(91)], np.int64)
+HALF_TURN = 1_800_000  # 180° in 10^-4 degree
+KM_PER_COORDINATE = 0.011132
+
+MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # Fibonacci hashing, for the index of remembered ids
+
+
+# ---------------------------------------------------------------- one entry
+
+
+@compiled
+def advance(state: Ints, entity: Ints, windows: Ints, time: Int) -> Int:
+    """Move an entity's state to the time of an entry: reset it beyond the horizon, roll its windows. Returns as_of."""
+    as_of = max(time, state[HWM])
+    if state[HWM] != NONE and as_of - state[HWM] > entity[HORIZON]:
+        clear(state)
+    for index in range(entity[FIRST_WINDOW], entity[END_WINDOW]):
+        _roll(state, windows[index], as_of)
+    return as_of
+
+
+@compiled
+def _roll(state: Ints, window: Ints, as_of: Int) -> None:
+    at, hop, tiles, sums = window[W_AT], window[W_HOP], window[W_TILES], window[W_SUMS]
+    current = state[at]
+    target = as_of // hop
+    if target <= current:
+        return
+    ring = at + 1 + sums
+    if target - current >= tiles:
+        state[at + 1 : ring + tiles * sums] = 0
+    else:
+        delay = window[W_DELAY] // hop
+        for tile in range(current + 1, target + 1):
+            slot = ring + (tile % tiles) * sums
+            for measure in range(sums):  # the tile that leaves shares its slot with the one that enters
+                state[at + 1 + measure] -= state[slot + measure]
+                state[slot + measure] = 0
+            if delay > 0:
+                seen = ring + ((tile - delay - 1) % tiles) * sums
+                for measure in range(sums):
+                    state[at + 1 + measure] += state[seen + measure]
+    state[at] = target
+
+
+@compiled
+def apply(
+    state: Ints, entity: Ints, windows: Ints, sets: Ints, decays: Ints, registers: Ints, event: Ints, as_of: Int
+) -> None:
+    """Add one accepted entry to a state that was advanced to it."""
+    kind, time = event[0], event[C_TIME]
+    for index in range(entity[FIRST_WINDOW], entity[END_WINDOW]):
+        _count(state, windows[index], event)
+    for index in range(entity[FIRST_DECAY], entity[END_DECAY]):
+        _decay_by(state, decays[index], event)
+    if kind == ATTEMPT:
+        for index in range(entity[FIRST_SET], entity[END_SET]):
+            _touch(state, sets[index], event)
+        if state[FIRST] == NONE:
+            state[FIRST] = time
+        state[LAST] = max(state[LAST], time)
+        _register(state, entity, registers, event)
+    if state[REV] == 0:
+        state[GENERATION] = event[C_ID]
+    _remember(state, entity, event[C_ID])
+    state[HWM] = as_of
+    state[REV] += 1
+
+
+@compiled
+def _measure(event: Ints, measure: Int) -> Int:
+    """What an entry adds to a measure."""
+    kind = event[0]
+    if kind in (ATTEMPT, VOID):
+        sign = 1 if kind == ATTEMPT else -1
+        if measure == M_COUNT:
+            return sign
+        if measure == M_AMOUNT:
+            return sign * event[C_AMOUNT]
+        if measure == M_UNITS:
+            return sign * _units(event[C_AMOUNT])
+        if measure == M_UNITS_SQUARED:
+            return sign * _units(event[C_AMOUNT]) * _units(event[C_AMOUNT])
+    elif kind == FOLLOW_UP and measure == M_AMOUNT:
+        return event[C_ADDED]
+    elif kind == FRAUD_LABEL and measure == M_FRAUD:
+        return event[C_DELTA]
+    elif kind == ISSUER_DECLINE and measure == M_ISSUER_DECLINED:
+        return 1
+    return 0
+
+
+@compiled
+def _units(amount: Int) -> Int:
+    return min(amount // UNIT_MINOR, UNITS_CAP)
+
+
+@compiled
+def _count(state: Ints, window: Ints, event: Ints) -> None:
+    at, hop, tiles, sums = window[W_AT], window[W_HOP], window[W_TILES], window[W_SUMS]
+    own_time = event[0] in (ATTEMPT, FOLLOW_UP) or (event[0] != VOID and window[W_REPORT] != 0)
+    tile = (event[C_TIME] if own_time else event[C_ORIGIN]) // hop
+    current = state[at]
+    if tile > current or tile <= current - tiles:
+        return
+    visible = window[W_DELAY] == 0 or tile <= current - window[W_DELAY] // hop - 1
+    slot = at + 1 + sums + (tile % tiles) * sums
+    for index in range(sums):
+        value = _measure(event, window[W_FIRST_SUM + index])
+        state[slot + index] += value
+        if visible:
+            state[at + 1 + index] += value
+
+
+@compiled
+def decayed(value: Int, steps: Int) -> Int:
+    """`value` after `steps` of 1/64 half-life, rounded down."""
+    halvings = steps // STEPS_PER_HALVING
+    if halvings >= 54:  # noqa: PLR2004 - values stay below 2^53
+        return int64(0)
+    return int64(math.floor(float(value) * DECAY_FRACTIONS[steps % STEPS_PER_HALVING])) >> halvings
+
+
+@compiled
+def _decay_by(state: Ints, decay: Ints, event: Ints) -> None:
+    added = DECAY_SCALE * _measure(event, decay[D_MEASURE])
+    if added == 0:
+        return
+    at = decay[D_AT]
+    step = (event[C_ORIGIN] if event[0] == VOID else event[C_TIME]) // decay[D_QUANTUM]
+    latest = max(state[at + 1], step)
+    value = decayed(state[at], latest - state[at + 1])
+    if added > 0:
+        value = min(value + decayed(min(added, DECAY_LIMIT), latest - step), DECAY_LIMIT)
+    else:
+        value = max(0, value - decayed(min(-added, DECAY_LIMIT), latest - step))
+    state[at] = value
+    state[at + 1] = latest
+
+
+@compiled
+def _touch(state: Ints, member_set: Ints, event: Ints) -> None:
+    """Note a value in a bounded set; the least recently used makes room."""
+    value = event[member_set[S_COLUMN]]
+    if value == MISSING[member_set[S_COLUMN]]:
+        return
+    value &= MEMBER_MASK
+    at, stride, capacity = member_set[S_AT], member_set[S_STRIDE], member_set[S_CAPACITY]
+    tile = event[C_TIME] // member_set[S_HOP]
+    size = state[at]
+    slot, oldest = int64(-1), at + 1
+    for index in range(size):
+        here = at + 1 + index * stride
+        if state[here] == value:
+            slot = here
+            break
+        if state[here + 1] < state[oldest + 1]:
+            oldest = here
+    weight = int64(0)
+    if member_set[S_TALLY] != 0:
+        weight = min(DECAY_SCALE * _measure(event, member_set[S_TALLY] - 1), DECAY_LIMIT)
+    if slot < 0:
+        slot = oldest
+        if size < capacity:
+            slot = at + 1 + size * stride
+            state[at] = size + 1
+        state[slot] = value
+        state[slot + 1] = tile
+    elif member_set[S_TALLY] != 0:
+        latest = max(state[slot + 1], tile)
+        steps = member_set[S_STEPS]
+        kept = decayed(state[slot + 2], (latest - state[slot + 1]) * steps)
+        weight = min(kept + decayed(weight, (latest - tile) * steps), DECAY_LIMIT)
+        state[slot + 1] = latest
+    else:
+        state[slot + 1] = max(state[slot + 1], tile)
+    if member_set[S_TALLY] != 0:
+        state[slot + 2] = weight
+
+
+@compiled
+def _register(state: Ints, entity: Ints, registers: Ints, event: Ints) -> None:
+    """Keep the latest value of each watched field, and the latest location. Values are kept + 1: 0 is never written."""
+    time = event[C_TIME]
+    for index in range(entity[FIRST_REGISTER], entity[END_REGISTER]):
+        at, column = registers[index, R_AT], registers[index, R_COLUMN]
+        if event[column] != MISSING[column] and time >= state[at]:
+            state[at] = time
+            state[at + 1] = (event[column] & MEMBER_MASK) + 1
+    at = entity[LOCATION_AT]
+    located = event[C_LATITUDE] != MISSING[C_LATITUDE] and event[C_LONGITUDE] != MISSING[C_LONGITUDE]
+    if at != NO_LOCATION and located and time + 1 >= state[at]:
+        state[at] = time + 1
+        state[at + 1] = event[C_LATITUDE]
+        state[at + 2] = event[C_LONGITUDE]
+
+
+@compiled
+def _remember(state: Ints, entity: Ints, identity: Int) -> None:
+    """Put an accepted id into the ring, over the oldest."""
+    at, size = entity[RING_AT], entity[RING_SIZE]
+    state[at + 1 + state[at]] = identity
+    state[at] = (state[at] + 1) % size
+    state[REMEMBERED] = min(state[REMEMBERED] + 1, size)
+
+
+# ---------------------------------------------------------------- features
+
+
+@compiled
+def read(
+    state: Ints,
+    entity: Ints,
+    sets: Ints,
+    decays: Ints,
+    features: Ints,
+    defaults: Float64s,
+    event: Ints,
+    as_of: Int,
+    known: bool,
+    out: Float32s,
+) -> None:
+    """Read an entity's features for a transaction, from a state advanced to it, into out (float32, all features)."""
+    time = event[C_TIME]
+    for index in range(entity[FIRST_FEATURE], entity[END_FEATURE]):
+        operation = features[index, F_OPERATION]
+        a, b = features[index, F_A], features[index, F_B]
+        value = defaults[index]
+        if operation == O_TOTAL:
+            value = float(state[a])
+        elif operation == O_MEAN:
+            if state[b] > 0:
+                value = float(state[a]) / float(state[b])
+        elif operation == O_RATIO:
+            if state[a] > 0 and state[b] > 0:
+                value = float(event[C_AMOUNT]) * float(state[b]) / float(state[a])
+        elif operation == O_ZSCORE:
+            count, total, squares = float(state[a]), float(state[b]), float(state[features[index, F_C]])
+            variance = count * squares - total * total
+            if state[a] >= features[index, F_D] and variance > 0.0:
+                value = (float(_units(event[C_AMOUNT])) * count - total) / math.sqrt(variance)
+        elif operation == O_RATE:
+            value = float(state[a] + features[index, F_C]) / float(state[b] + features[index, F_D])
+        elif operation == O_SINCE_LAST:
+            if state[LAST] != NONE:
+                value = float(max(0, time - state[LAST]) // 1000)
+        elif operation == O_AGE:
+            if state[FIRST] != NONE:
+                value = float(max(0, as_of - state[FIRST])) / float(DAY_MS)
+        elif operation == O_CHANGED:
+            if event[b] != MISSING[b] and state[a + 1] != 0:
+                value = 0.0 if (event[b] & MEMBER_MASK) + 1 == state[a + 1] else 1.0
+        elif operation in (O_DISTANCE, O_SPEED):
+            located = event[C_LATITUDE] != MISSING[C_LATITUDE] and event[C_LONGITUDE] != MISSING[C_LONGITUDE]
+            if state[a] != 0 and located:
+                value = _distance_km(state[a + 1], state[a + 2], event[C_LATITUDE], event[C_LONGITUDE])
+                if operation == O_SPEED:
+                    value = value * 3600.0 / float(max(60, max(0, time - (state[a] - 1)) // 1000))
+        elif operation == O_DISTINCT:
+            value = _distinct(state, sets[a], as_of, b)
+        elif operation == O_NEW:
+            value = _new(state, sets[a], event, value)
+        elif operation == O_SHARE:
+            value = _share(state, sets[a], event, as_of, value)
+        elif operation == O_DECAYED:
+            at = decays[a, D_AT]
+            value = float(decayed(state[at], as_of // decays[a, D_QUANTUM] - state[at + 1])) / float(DECAY_SCALE)
+        elif operation == O_KNOWN:
+            value = 1.0 if known else 0.0
+        out[index] = np.float32(value)
+
+
+@compiled
+def _distance_km(latitude_0: Int, longitude_0: Int, latitude: Int, longitude: Int) -> float:
+    """Equirectangular distance between two coordinates in 10⁻⁴ degree."""
+    north = latitude - latitude_0
+    east = longitude - longitude_0
+    if east > HALF_TURN:
+        east -= 2 * HALF_TURN
+    elif east < -HALF_TURN:
+        east += 2 * HALF_TURN
+    middle = abs(latitude + latitude_0) // 2
+    degree, rest = middle // 10_000, middle % 10_000
+    cosine = (COSINES[degree] * (10_000 - rest) + COSINES[min(degree + 1, 90)] * rest) // 10_000
+    x, y = float(east * cosine), float(north * 10_000)
+    return math.sqrt(x * x + y * y) / 10_000.0 * KM_PER_COORDINATE
+
+
+@compiled
+def _distinct(state: Ints, member_set: Ints, as_of: Int, window_ms: Int) -> float:
+    at, stride = member_set[S_AT], member_set[S_STRIDE]
+    earliest = (as_of - window_ms) // member_set[S_HOP]
+    count = 0
+    for index in range(state[at]):
+        if state[at + 2 + index * stride] >= earliest:
+            count += 1
+    return float(count)
+
+
+@compiled
+def _new(state: Ints, member_set: Ints, event: Ints, default: Number) -> Number:
+    value = event[member_set[S_COLUMN]]
+    if value == MISSING[member_set[S_COLUMN]]:
+        return default
+    at, stride = member_set[S_AT], member_set[S_STRIDE]
+    for index in range(state[at]):
+        if state[at + 1 + index * stride] == value & MEMBER_MASK:
+            return 0.0
+    return 1.0
+
+
+@compiled
+def _share(state: Ints, member_set: Ints, event: Ints, as_of: Int, default: Number) -> Number:
+    value = event[member_set[S_COLUMN]]
+    if value == MISSING[member_set[S_COLUMN]]:
+        return default
+    at, stride, steps = member_set[S_AT], member_set[S_STRIDE], member_set[S_STEPS]
+    tile = as_of // member_set[S_HOP]
+    mine, total = int64(0), int64(0)
+    for index in range(state[at]):
+        here = at + 1 + index * stride
+        weight = decayed(state[here + 2], (tile - state[here + 1]) * steps)
+        total += weight
+        if state[here] == value & MEMBER_MASK:
+            mine = weight
+    return default if total == 0 else float(mine) / float(total)
+
+
+@compiled
+def read_transaction(features: Ints, first: Int, event: Ints, out: Float32s) -> None:
+    """Features of the transaction itself, which need no history."""
+    time = event[C_TIME]
+    for index in range(first, features.shape[0]):
+        operation, a, b = features[index, F_OPERATION], features[index, F_A], features[index, F_B]
+        value = math.nan
+        if operation == O_FIELD:
+            if a == C_AMOUNT or event[a] != MISSING[a]:
+                value = float(event[a]) / float(b)
+        elif operation == O_HOUR:
+            value = float(time % DAY_MS) / float(HOUR_MS)
+        elif operation == O_WEEKDAY:
+            value = float((time // DAY_MS + THURSDAY) % 7)
+        elif operation == O_DIFFERS:
+            if event[a] != MISSING[a] and event[b] != MISSING[b]:
+                value = 0.0 if event[a] == event[b] else 1.0
+        elif operation == O_PRESENT:
+            value = 0.0 if event[a] == MISSING[a] else 1.0
+        out[index] = np.float32(value)
+
+
+# ---------------------------------------------------------------- online: bytes
+
+
+@entry_point
+def fold_histories(
+    values: Bytes,
+    starts: Ints,
+    reachable: Flags,
+    rows: Ints,
+    born_at: Int,
+    entities: Ints,
+    windows: Ints,
+    sets: Ints,
+    decays: Ints,
+    registers: Ints,
+    features: Ints,
+    defaults: Float64s,
+    layout: Ints,
+    numeric: Float32s,
+    revs: Ints,
+    lateness: Ints,
+    outcomes: Ints,
+) -> None:
+    """Features of a batch of transactions from the bytes of their entities' logs.
+
+    Args:
+        values: uint8, all logs one after the other; transaction i's own entry is in each of its logs.
+        starts: int64 (n · entities + 1), where each log begins.
+        reachable: bool (n, entities), False where the store did not answer.
+        rows: int64 (n, columns), the transactions.
+        born_at: effective time of the first entry the store accepted.
+        entities, windows, sets, decays, registers, features, defaults, layout: the plan's tables.
+        numeric: float32 (n, features), written.
+        revs: int64 (n, entities), written: entries accepted before mine, -1 where unknown.
+        lateness: int64 (n, entities), written: as_of − event time in milliseconds.
+        outcomes: int64 (n, entities), written: bits FOLDED .. COMPACTABLE.
+    """
+    count, kinds = rows.shape[0], entities.shape[0]
+    state = np.empty(entities[:, STATE_SIZE].max() if kinds else 0, np.int64)
+    scratch = np.empty(N_COLUMNS, np.int64)
+    index = new_index(entities, starts)
+    for i in range(count):
+        for k in range(kinds):
+            entity = entities[k]
+            revs[i, k], lateness[i, k] = -1, 0
+            if rows[i, entity[KEY_COLUMN]] == 0 or not reachable[i, k]:
+                outcomes[i, k] = ABSENT if rows[i, entity[KEY_COLUMN]] == 0 else UNAVAILABLE
+                numeric[i, entity[FIRST_FEATURE] : entity[END_FEATURE]] = math.nan
+                continue
+            own = state[: entity[STATE_SIZE]]
+            start, end = starts[i * kinds + k], starts[i * kinds + k + 1]
+            entry = _open(values, start, end, entity, own)
+            entries = _count_entries(values, entry, end, entity, layout) if entry >= 0 else -1
+            if entries < 0:
+                outcomes[i, k] = UNAVAILABLE
+                numeric[i, entity[FIRST_FEATURE] : entity[END_FEATURE]] = math.nan
+                continue
+            outcomes[i, k], revs[i, k], lateness[i, k] = _fold_one(
+                values, entry, end, entity, windows, sets, decays, registers, features, defaults, layout, rows[i],
+                born_at, own, scratch, index, numeric[i],
+            )  # fmt: skip
+            if entries >= entity[COMPACT_AT] + entity[KEEP]:
+                outcomes[i, k] |= COMPACTABLE
+        first = entities[kinds - 1, END_FEATURE] if kinds else 0
+        read_transaction(features, first, rows[i], numeric[i])
+
+
+@compiled
+def _open(values: Bytes, start: Int, end: Int, entity: Ints, state: Ints) -> Int:
+    """Load the base, if there is one. Returns where the entries begin, or -1 where the base is not ours."""
+    state[REV] = 0
+    state[GENERATION] = 0
+    clear(state)
+    if start < end and values[start] == BASE_MARK:
+        length = base_length(values, start)
+        if start + length > end or base_spec_hash(values, start) != entity[SPEC_HASH]:
+            return int64(-1)
+        if not read_base(values, start, start + length, state):
+            return int64(-1)
+        return start + length
+    return start
+
+
+@compiled
+def _fold_one(
+    values: Bytes,
+    offset: Int,
+    end: Int,
+    entity: Ints,
+    windows: Ints,
+    sets: Ints,
+    decays: Ints,
+    registers: Ints,
+    features: Ints,
+    defaults: Float64s,
+    layout: Ints,
+    mine: Ints,
+    born_at: Int,
+    state: Ints,
+    event: Ints,
+    index: Ints,
+    out: Float32s,
+) -> tuple[Int, Int, Int]:
+    """Fold a log up to my entry and read my features. Returns (outcome, rev, lateness)."""
+    load_index(index, state, entity)
+    first_rev = int64(-1)
+    event[:] = MISSING
+    while offset < end:
+        offset = _next(values, offset, entity, layout, event)
+        seen = find(index, state, event[C_ID])
+        if seen >= 0:
+            if event[C_ID] == mine[C_ID]:
+                first_rev = seen
+            continue
+        as_of = advance(state, entity, windows, event[C_TIME])
+        if event[C_ID] == mine[C_ID]:
+            time = event[C_TIME]
+            outcome = _read_mine(state, entity, sets, decays, features, defaults, mine, time, as_of, born_at, out)
+            if _occurs(values, offset, end, entity, layout, mine[C_ID]):
+                outcome |= RETRIED
+            return outcome, state[REV], as_of - time
+        apply(state, entity, windows, sets, decays, registers, event, as_of)
+        add(index, state, event[C_ID])
+    if first_rev < 0:  # my entry is not in what the store returned: it was lost on the way
+        out[entity[FIRST_FEATURE] : entity[END_FEATURE]] = math.nan
+        return UNAVAILABLE, int64(-1), int64(0)
+    as_of = advance(state, entity, windows, mine[C_TIME])
+    _read_mine(state, entity, sets, decays, features, defaults, mine, mine[C_TIME], as_of, born_at, out)
+    return DUPLICATE, first_rev, as_of - mine[C_TIME]
+
+
+@compiled
+def _read_mine(
+    state: Ints,
+    entity: Ints,
+    sets: Ints,
+    decays: Ints,
+    features: Ints,
+    defaults: Float64s,
+    mine: Ints,
+    time: Int,
+    as_of: Int,
+    born_at: Int,
+    out: Float32s,
+) -> int:
+    """Read my features, at the time my first append fixed."""
+    known = state[HWM] != NONE  # not rev: a log forgotten beyond the horizon is like one that never was
+    if not known and as_of < born_at + entity[LONGEST]:
+        out[entity[FIRST_FEATURE] : entity[END_FEATURE]] = math.nan
+        return UNKNOWN
+    given = mine[C_TIME]
+    mine[C_TIME] = time
+    read(state, entity, sets, decays, features, defaults, mine, as_of, known, out)
+    mine[C_TIME] = given
+    return FOLDED if known else NEW
+
+
+@compiled
+def _next(values: Bytes, offset: Int, entity: Ints, layout: Ints, event: Ints) -> Int:
+    """Read the entry at `offset` into `event`. Returns the offset behind it."""
+    kind = int64(values[offset])
+    offset = read_entry(values, offset, layout, entity[FIRST_LAYOUT + kind - 1], entity[FIRST_LAYOUT + kind], event)
+    if kind in (ATTEMPT, FOLLOW_UP):
+        event[C_ORIGIN] = event[C_TIME]
+    return offset
+
+
+@compiled
+def _entry_length(values: Bytes, offset: Int, entity: Ints, layout: Ints) -> Int:
+    kind = int64(values[offset])
+    length = 1
+    for item in range(entity[FIRST_LAYOUT + kind - 1], entity[FIRST_LAYOUT + kind]):
+        length += layout[item, 1]
+    return length
+
+
+@compiled
+def _count_entries(values: Bytes, offset: Int, end: Int, entity: Ints, layout: Ints) -> Int:
+    """How many entries stand in values[offset:end], or -1 where these bytes are not entries."""
+    entries = 0
+    while offset < end:
+        if values[offset] < ATTEMPT or values[offset] > VOID:
+            return -1
+        offset += _entry_length(values, offset, entity, layout)
+        entries += 1
+    return entries if offset == end else -1
+
+
+@compiled
+def _occurs(values: Bytes, offset: Int, end: Int, entity: Ints, layout: Ints, identity: Int) -> bool:
+    """Whether an id stands in a part of a log. The id is the first column of every entry."""
+    while offset < end:
+        value = int64(0)
+        for byte in range(6):
+            value |= int64(values[offset + 1 + byte]) << (8 * byte)
+        if value == identity:
+            return True
+        offset += _entry_length(values, offset, entity, layout)
+    return False
+
+
+@entry_point
+def compact_log(
+    value: Bytes,
+    k: Int,
+    keep: Int,
+    entities: Ints,
+    windows: Ints,
+    sets: Ints,
+    decays: Ints,
+    registers: Ints,
+    layout: Ints,
+    out: Bytes,
+) -> tuple[Int, Int]:
+    """Replace all but the last `keep` entries of entity kind k's log by a base.
+
+    Args:
+        value: uint8, the log.
+        k: which entity.
+        keep: entries left after the base; fewer than the log has.
+        entities, windows, sets, decays, registers, layout: the plan's tables.
+        out: uint8, at least 10 bytes per state slot + header; the base is written here.
+
+    Returns:
+        (length of the base in `out`, length of the prefix of `value` it replaces); zeros where there is nothing to do.
+    """
+    entity = entities[k]
+    state = np.empty(entity[STATE_SIZE], np.int64)
+    event = MISSING.copy()
+    offset = _open(value, 0, value.shape[0], entity, state)
+    spare = _count_entries(value, offset, value.shape[0], entity, layout) - keep if offset >= 0 else 0
+    if spare <= 0:
+        return 0, 0
+    for _ in range(spare):
+        offset = _next(value, offset, entity, layout, event)
+        accept(state, entity, windows, sets, decays, registers, event)
+    return write_base(state, entity[SPEC_HASH], out), offset
+
+
+@entry_point
+def encode_entry(row: Ints, k: Int, entities: Ints, layout: Ints, out: Bytes) -> Int:
+    """Pack an event for entity kind k's log into `out` (uint8). Returns its length."""
+    entity = entities[k]
+    return write_entry(row, layout, entity[FIRST_LAYOUT + row[0] - 1], entity[FIRST_LAYOUT + row[0]], out, 0)
+
+
+# ---------------------------------------------------------------- offline: columns
+
+
+@compiled
+def accept(state: Ints, entity: Ints, windows: Ints, sets: Ints, decays: Ints, registers: Ints, event: Ints) -> bool:
+    """Advance and apply, unless the event's id is remembered. Returns whether it was accepted."""
+    if _remembered(state, entity, event[C_ID]):
+        return False
+    as_of = advance(state, entity, windows, event[C_TIME])
+    apply(state, entity, windows, sets, decays, registers, event, as_of)
+    return True
+
+
+@compiled
+def _remembered(state: Ints, entity: Ints, identity: Int) -> bool:
+    at = entity[RING_AT] + 1
+    for slot in range(state[REMEMBERED]):  # noqa: SIM110 - numba compiles no generator expression
+        if state[at + slot] == identity:
+            return True
+    return False
+
+
+@entry_point
+def fold_columns(
+    events: Ints,
+    order: Ints,
+    starts: Ints,
+    first: Int,
+    last: Int,
+    k: Int,
+    born_at: Int,
+    entities: Ints,
+    windows: Ints,
+    sets: Ints,
+    decays: Ints,
+    registers: Ints,
+    features: Ints,
+    defaults: Float64s,
+    numeric: Float32s,
+    revs: Ints,
+) -> None:
+    """Features of one entity kind over a table of events, for the logs first .. last.
+
+    Args:
+        events: int64 (rows, columns), in arrival order.
+        order: int64, row numbers grouped by log, in log order within each.
+        starts: int64 (logs + 1), where each log begins in `order`.
+        first, last: the logs to fold, as positions in `starts`; they are independent, so threads can share the work.
+        k: which entity.
+        born_at: effective time of the first entry of all.
+        entities, windows, sets, decays, registers, features, defaults: the plan's tables.
+        numeric: float32 (rows, features), this entity's columns are written for transactions.
+        revs: int64 (rows, entities), written: entries accepted before this one, -1 where it was a duplicate.
+    """
+    entity = entities[k]
+    state = np.empty(entity[STATE_SIZE], np.int64)
+    for log in range(first, last):
+        state[REV] = 0
+        state[GENERATION] = 0
+        clear(state)
+        for position in range(starts[log], starts[log + 1]):
+            row = order[position]
+            event = events[row]
+            if _remembered(state, entity, event[C_ID]):
+                revs[row, k] = -1
+                continue
+            as_of = advance(state, entity, windows, event[C_TIME])
+            revs[row, k] = state[REV]
+            if event[0] in (ATTEMPT, FOLLOW_UP):
+                _read_mine(
+                    state, entity, sets, decays, features, defaults, event, event[C_TIME], as_of, born_at, numeric[row]
+                )
+            apply(state, entity, windows, sets, decays, registers, event, as_of)
+
+
+@entry_point
+def fold_transactions(events: Ints, first: Int, features: Ints, numeric: Float32s) -> None:
+    """The history-free features of every transaction in a table of events, from feature `first` on."""
+    for row in range(events.shape[0]):
+        if events[row, 0] in (ATTEMPT, FOLLOW_UP):
+            read_transaction(features, first, events[row], numeric[row])
+
+
+@entry_point
+def final_base(
+    events: Ints,
+    rows: Ints,
+    k: Int,
+    entities: Ints,
+    windows: Ints,
+    sets: Ints,
+    decays: Ints,
+    registers: Ints,
+    out: Bytes,
+) -> Int:
+    """The base of one log after all its events: the hand-off from history to the live store. Returns its length."""
+    entity = entities[k]
+    state = np.empty(entity[STATE_SIZE], np.int64)
+    state[REV] = 0
+    state[GENERATION] = 0
+    clear(state)
+    for row in rows:
+        accept(state, entity, windows, sets, decays, registers, events[row])
+    return write_base(state, entity[SPEC_HASH], out)
+
+
+# ---------------------------------------------------------------- the index of remembered ids
+# Online each entry of a log is looked up among the ring's ids. Instead of scanning the ring for each, they are put into
+# an open-addressing table once: slots of (id, rev). An id counts as remembered while its rev is one of the last `ring`.
+
+
+@compiled
+def new_index(entities: Ints, starts: Ints) -> Ints:
+    """A table with room for the largest ring and the longest log of a batch, at most half full."""
+    largest_ring, longest_log = 1, 0
+    for k in range(entities.shape[0]):
+        largest_ring = max(largest_ring, entities[k, RING_SIZE])
+    for log in range(starts.shape[0] - 1):
+        longest_log = max(longest_log, starts[log + 1] - starts[log])
+    room = 2 * (largest_ring + longest_log // 13 + 1)  # an entry has at least kind, id and time
+    size = 64
+    while size < room:
+        size *= 2
+    return np.empty((size, 2), np.int64)
+
+
+@compiled
+def load_index(index: Ints, state: Ints, entity: Ints) -> None:
+    """Fill the table with what the ring remembers."""
+    index[:, 0] = 0
+    at, size = entity[RING_AT], entity[RING_SIZE]
+    for back in range(1, state[REMEMBERED] + 1):
+        slot = (state[at] - back) % size
+        _put(index, state[at + 1 + slot], state[REV] - back)
+
+
+@compiled
+def find(index: Ints, state: Ints, identity: Int) -> Int:
+    """The rev under which an id was accepted, or -1 where it is not remembered (any more)."""
+    slot = _probe(index, identity)
+    rev = index[slot, 1]
+    return rev if index[slot, 0] == identity and rev >= state[REV] - state[REMEMBERED] else int64(-1)
+
+
+@compiled
+def add(index: Ints, state: Ints, identity: Int) -> None:
+    """Note the entry that was just accepted."""
+    _put(index, identity, state[REV] - 1)
+
+
+@compiled
+def _put(index: Ints, identity: Int, rev: Int) -> None:
+    slot = _probe(index, identity)
+    index[slot, 0] = identity
+    index[slot, 1] = rev
+
+
+@compiled
+def _probe(index: Ints, identity: Int) -> Int:
+    """The slot that holds an id, or the empty one where it belongs."""
+    mask = index.shape[0] - 1
+    slot = int64((np.uint64(identity) * MULTIPLIER) >> np.uint64(40)) & mask
+    while index[slot, 0] != 0 and index[slot, 0] != identity:
+        slot = (slot + 1) & mask
+    return slot

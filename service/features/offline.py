@@ -1,0 +1,115 @@
+"""The engine over a table of events: what training sees, computed by the code that serves."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.features.entry import Column
+from service.features.kernel import final_base, fold_columns, fold_transactions
+from service.features.plan import END_FEATURE, STATE_SIZE, Plan
+from service.features.state import BASE_HEADER
+
+
+@dataclass(frozen=True, slots=True)
+class Folded:
+    """Features of a table of events.
+
+    Attributes:
+        numeric: float32 (rows, features), NaN where missing; rows that are not transactions are all NaN.
+        revs: int64 (rows, entities), entries of that log accepted before this one; -1 where the event is not in
+            that entity's log or was a duplicate.
+    """
+
+    numeric: NDArray[np.float32]
+    revs: NDArray[np.int64]
+
+
+def fold_events(
+    plan: Plan, events: NDArray[np.int64], *, born_at_ms: int | None = None, partitions: int = 1, threads: int = 1
+) -> Folded:
+    """Compute every feature of every transaction among `events`.
+
+    Args:
+        plan: the compiled spec.
+        events: int64 (rows, columns), in arrival order; equal to the order in which a store would accept them.
+        born_at_ms: effective time of the first entry the store ever accepted; by default the first event's.
+        partitions: how many parts the logs are cut into; the result does not depend on it.
+        threads: how many parts are folded at once (the kernel releases the interpreter lock).
+    """
+    folded = Folded(
+        np.full((len(events), len(plan.numeric)), np.nan, np.float32),
+        np.full((len(events), len(plan.entities)), -1, np.int64),
+    )
+    born_at = int(events[0, Column.TIME]) if born_at_ms is None and len(events) else (born_at_ms or 0)
+    with ThreadPoolExecutor(threads) as pool:
+        for k, key_column in enumerate(plan.key_columns):
+            order, starts = logs(events, key_column)
+            parts = [
+                pool.submit(
+                    fold_columns,
+                    events,
+                    order,
+                    starts,
+                    first,
+                    last,
+                    k,
+                    born_at,
+                    *plan.tables[:7],
+                    folded.numeric,
+                    folded.revs,
+                )
+                for first, last in _ranges(starts, max(partitions, threads))
+            ]
+            for part in parts:
+                part.result()
+    first_own = int(plan.tables.entities[-1, END_FEATURE])
+    fold_transactions(events, first_own, plan.tables.features, folded.numeric)
+    return folded
+
+
+def categorical_codes(plan: Plan, events: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The graph's categorical input: int64 (rows, categories), raw codes as the entry module defines them."""
+    return np.ascontiguousarray(events[:, list(plan.categorical_columns)])
+
+
+def logs(events: NDArray[np.int64], key_column: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Group a table's rows by entity.
+
+    Returns:
+        order: row numbers, grouped by log, in arrival order within each; without rows that do not name the entity.
+        starts: where each log begins in `order`, and its end.
+    """
+    keys = events[:, key_column]
+    order = np.argsort(keys, kind="stable").astype(np.int64)
+    order = order[keys[order] != 0]
+    grouped = keys[order]
+    changes = np.flatnonzero(grouped[1:] != grouped[:-1]) + 1
+    starts = np.concatenate([[0], changes, [len(order)]]) if len(order) else np.zeros(1, np.int64)
+    return order, starts.astype(np.int64)
+
+
+def bases(plan: Plan, events: NDArray[np.int64], k: int) -> Iterator[tuple[int, bytes]]:
+    """The base of each log of entity kind k after all `events`: (row of its last event, base).
+
+    This is the hand-off: a store that begins with these continues as if it had seen the events itself.
+    """
+    order, starts = logs(events, plan.key_columns[k])
+    tables = plan.tables
+    out = np.empty(10 * int(tables.entities[k, STATE_SIZE]) + BASE_HEADER, np.uint8)
+    for first, last in zip(starts[:-1], starts[1:], strict=True):
+        rows = order[first:last]
+        length = final_base(events, rows, k, *tables[:5], out)
+        yield int(rows[-1]), out[:length].tobytes()
+
+
+def _ranges(starts: NDArray[np.int64], parts: int) -> Iterator[tuple[int, int]]:
+    """Cut the logs into ranges with about equally many events each."""
+    count = len(starts) - 1
+    edges = np.searchsorted(starts, np.linspace(0, starts[-1], parts + 1)[1:-1], side="left")
+    cuts = [0, *(int(edge) for edge in edges), count]
+    for first, last in zip(cuts[:-1], cuts[1:], strict=True):
+        if first < last:
+            yield first, last
