@@ -560,32 +560,42 @@ def _fold_one(
     index: Ints,
     out: Float32s,
 ) -> tuple[Int, Int, Int]:
-    """Fold a log up to my entry and read my features. Returns (outcome, rev, lateness)."""
+    """Fold a log up to my entry and read my features. Returns (outcome, rev, lateness).
+
+    Where my id was accepted twice, because the first was forgotten in between, the second is mine: the same one that
+    an offline fold accepts for it.
+    """
     load_index(index, state, entity)
-    first_rev = int64(-1)
+    outcome, rev, lateness = UNAVAILABLE, int64(-1), int64(0)
+    remembered_rev = int64(-1)
     event[:] = MISSING
     while offset < end:
         offset = _next(values, offset, entity, layout, event)
+        is_mine = event[C_ID] == mine[C_ID]
         seen = find(index, state, event[C_ID])
         if seen >= 0:
-            if event[C_ID] == mine[C_ID]:
-                first_rev = seen
+            if is_mine and rev < 0:
+                remembered_rev = seen
+            elif is_mine:
+                outcome |= RETRIED
             continue
         as_of = advance(state, entity, windows, event[C_TIME])
-        if event[C_ID] == mine[C_ID]:
+        if is_mine:
             time = event[C_TIME]
             outcome = _read_mine(state, entity, sets, decays, features, defaults, mine, time, as_of, born_at, out)
-            if _occurs(values, offset, end, entity, layout, mine[C_ID]):
-                outcome |= RETRIED
-            return outcome, state[REV], as_of - time
+            rev, lateness = state[REV], as_of - time
+            if not _occurs(values, offset, end, entity, layout, mine[C_ID]):
+                return outcome, rev, lateness
         apply(state, entity, windows, sets, decays, registers, event, as_of)
         add(index, state, event[C_ID])
-    if first_rev < 0:  # my entry is not in what the store returned: it was lost on the way
-        out[entity[FIRST_FEATURE] : entity[END_FEATURE]] = math.nan
-        return UNAVAILABLE, int64(-1), int64(0)
-    as_of = advance(state, entity, windows, mine[C_TIME])
-    _read_mine(state, entity, sets, decays, features, defaults, mine, mine[C_TIME], as_of, born_at, out)
-    return DUPLICATE, first_rev, as_of - mine[C_TIME]
+    if rev >= 0:
+        return outcome, rev, lateness
+    if remembered_rev >= 0:
+        as_of = advance(state, entity, windows, mine[C_TIME])
+        _read_mine(state, entity, sets, decays, features, defaults, mine, mine[C_TIME], as_of, born_at, out)
+        return DUPLICATE, remembered_rev, as_of - mine[C_TIME]
+    out[entity[FIRST_FEATURE] : entity[END_FEATURE]] = math.nan  # my entry was lost on its way back
+    return outcome, rev, lateness
 
 
 @compiled
