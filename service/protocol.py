@@ -1,0 +1,66 @@
+"""The HTTP/1.1 protocol of the server, which waits for no client for ever."""
+
+import asyncio
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+MAX_HEAD_BYTES = 16 * 1024  # request line and headers
+
+
+class GuardedProtocol(HttpToolsProtocol):
+    """uvicorn's protocol has no limit for the time or the size of headers, nor for the time of a body.
+
+    A request that arrives in one piece, as almost all do, never starts a timer. A connection on which nothing was
+    sent yet is closed after the keep-alive time, like one between two requests.
+    """
+
+    request_timeout_seconds = 5.0  # from the moment a request is found incomplete
+
+    _received = 0  # bytes since the last complete request
+    _in_head = True
+    _deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn's own
+        """Close it if nothing is ever sent."""
+        super().connection_made(transport)
+        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse; a request that stays incomplete has a deadline."""
+        self._received += len(data)
+        super().data_received(data)
+        if self._received > MAX_HEAD_BYTES and self._in_head:
+            self.transport.close()
+        elif self._received and self._deadline is None and not self.transport.is_closing():
+            self._deadline = self.loop.call_later(self.request_timeout_seconds, self.transport.close)
+
+    def on_message_begin(self) -> None:
+        """A request's first byte is here."""
+        super().on_message_begin()
+        self._in_head = True
+
+    def on_headers_complete(self) -> None:
+        """Start the request, unless its head is too large: an exception here makes uvicorn answer 400 and close."""
+        if self._received > MAX_HEAD_BYTES and self._head_bytes() > MAX_HEAD_BYTES:
+            raise ValueError("the request's head is too large")
+        self._in_head = False
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """The request's last byte is here."""
+        super().on_message_complete()
+        self._received = 0
+        self._disarm()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Nothing is left to wait for."""
+        self._disarm()
+        super().connection_lost(exc)
+
+    def _head_bytes(self) -> int:
+        return len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
+
+    def _disarm(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None

@@ -1,0 +1,179 @@
+"""The settings of one process: read once, at its start, from flags, environment and file."""
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
+
+from service.errors import SettingsInvalid
+from service.model import Provider
+
+PREFIX = "TOUCHSTONE_"
+SHIPPED_MODELS = Path(__file__).resolve().parent.parent / "models" / "touchstone"
+
+
+class Settings(BaseModel):
+    """Everything an operator can set. The docstring of a field says what it is, then when to change it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    host: str = "127.0.0.1"
+    """Address to listen on. Set 0.0.0.0 in a container or on a machine whose network you trust: requests are not
+    authenticated."""
+
+    port: Annotated[int, Field(ge=1, le=65535)] = 8000
+    """TCP port to listen on. Change it when another process has it."""
+
+    store_url: Annotated[str, Field(pattern=r"^memory://$", repr=False)] = "memory://"
+    """Where histories and decisions are kept. memory:// is this process: they are gone when it stops. It is the only
+    store of this version."""
+
+    model_dir: Path = SHIPPED_MODELS
+    """A bundle directory, or a directory of bundle versions, of which the highest is served. Set it to serve a model
+    you trained."""
+
+    thresholds_file: Path | None = None
+    """Thresholds to start with instead of the bundle's. Set it to begin with your own limits; thresholds published
+    later through PUT /thresholds take precedence over it for good."""
+
+    state_dir: Path = Path("touchstone-state")
+    """Where published thresholds are kept. Point it at a volume that outlives the container; without write access
+    the service runs and refuses to publish."""
+
+    provider: Provider = Provider.AUTO
+    """What runs the model: auto, cpu, cuda or tensorrt. auto takes CUDA where it works, else the CPU; name one to be
+    sure that it is used, or that the start fails."""
+
+    inference_threads: Annotated[int, Field(ge=1, le=64)] = 1
+    """CPU threads of one model call. The shipped model is too small for more than one to help; raise it for a larger
+    one of your own, after measuring."""
+
+    memory_max_entities: Annotated[int, Field(ge=1_000)] = 500_000
+    """Cards, merchants, terminals and devices that memory:// remembers; past it the longest unused is forgotten. Raise
+    it when fraud_store_evictions_total grows and there is memory left: count 2 KB for each."""
+
+    memory_max_decisions: Annotated[int, Field(ge=1_000)] = 100_000
+    """Decisions that memory:// remembers for retries, GET /decisions and outcomes; past it the oldest is forgotten.
+    Raise it to cover the longest time in which your clients retry: count 2 KB for each."""
+
+    allow_card_number_tokens: bool = False
+    """Accept card, customer, device and e-mail tokens that look like card numbers. Set it only if your tokens keep the
+    format of card numbers; never send real ones."""
+
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least severe event that is logged. Raise it to warning when info is too much to keep."""
+
+
+def read_settings(flags: Mapping[str, str], environ: Mapping[str, str], config: Path | None) -> Settings:
+    """Flags win over the environment, which wins over the file, which wins over the defaults.
+
+    Args:
+        flags: by field name.
+        environ: variables; those of ours start with TOUCHSTONE_, and an empty one counts as not set.
+        config: a YAML mapping by field name.
+
+    Raises:
+        SettingsInvalid: a name is unknown (with the closest one that is not), or a value is out of range.
+    """
+    values = {**_from_file(config), **_from_environment(environ), **flags}
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        raise SettingsInvalid("\n".join(_explained(error, values))) from None  # the cause would show secrets
+
+
+def environment_variable(name: str) -> str:
+    """The variable of a field: TOUCHSTONE_PORT for port."""
+    return PREFIX + name.upper()
+
+
+def flag(name: str) -> str:
+    """The flag of a field: --store-url for store_url."""
+    return "--" + name.replace("_", "-")
+
+
+def require_flag(text: str) -> None:
+    """Check that a flag exists.
+
+    Raises:
+        SettingsInvalid: it does not; names the closest that does.
+    """
+    _require_known(text.partition("=")[0], [flag(name) for name in Settings.model_fields], where="command line: ")
+
+
+def default_text(field: FieldInfo) -> str:
+    """A field's default as one would type it; the shipped bundle's place is named from the project's root."""
+    if field.default is None:
+        return "not set"
+    if field.default == SHIPPED_MODELS:
+        return "models/touchstone"
+    return str(field.default).lower() if isinstance(field.default, bool) else str(field.default)
+
+
+def settings_markdown() -> str:
+    """The page docs/configuration.md."""
+    rows = [
+        f"| `{environment_variable(name)}` | `{default_text(field)}` | {' '.join((field.description or '').split())} |"
+        for name, field in Settings.model_fields.items()
+    ]
+    return "\n".join([_PAGE_HEAD, *rows, ""])
+
+
+_PAGE_HEAD = """\
+# Configuration
+
+Written by `python -m service settings`; a test holds it to the code.
+
+A setting comes from a flag of `python -m service` (`--port 9000`), else from the environment (`TOUCHSTONE_PORT=9000`),
+else from the YAML file named by `--config` (`port: 9000`), else it has its default. An unknown flag, variable or key
+stops the start with the closest name that exists. In Kubernetes set `enableServiceLinks: false`: a Service called
+`touchstone` would otherwise set `TOUCHSTONE_PORT` in every pod.
+
+What changes with the business is in the [thresholds](thresholds.md), what changes with the model in its bundle.
+
+| Variable | Default | What it is, and when to change it |
+|---|---|---|"""
+
+
+def _from_file(config: Path | None) -> dict[str, object]:
+    if config is None:
+        return {}
+    try:
+        document: object = yaml.safe_load(config.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise SettingsInvalid(f"{config}: cannot be read as YAML: {error}") from error
+    if document is None:
+        return {}
+    if not isinstance(document, dict):
+        raise SettingsInvalid(f"{config}: expected a mapping of setting to value")
+    for name in document:
+        _require_known(str(name), list(Settings.model_fields), where=f"{config}: ")
+    return document
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    known = [environment_variable(name) for name in Settings.model_fields]
+    ours = {name: value for name, value in environ.items() if name.startswith(PREFIX)}
+    for name in ours:
+        _require_known(name, known, where="environment: ")
+    return {name.removeprefix(PREFIX).lower(): value for name, value in ours.items() if value}
+
+
+def _require_known(name: str, known: list[str], *, where: str) -> None:
+    if name not in known:
+        close = get_close_matches(name, known, n=1, cutoff=0.0)
+        raise SettingsInvalid(f"{where}{name} is not a setting; the closest is {close[0]}")
+
+
+def _explained(error: ValidationError, values: Mapping[str, object]) -> list[str]:
+    """One line per fault: variable, what was expected, and the value unless it may hold a password."""
+    lines = []
+    for fault in error.errors(include_url=False):
+        name = str(fault["loc"][0])
+        shown = f" (got {str(values[name])!r})" if Settings.model_fields[name].repr else ""
+        lines.append(f"{environment_variable(name)}: {fault['msg']}{shown}")
+    return lines
