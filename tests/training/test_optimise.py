@@ -1,0 +1,138 @@
+"""The training loop: what it learns, when it stops, and that it repeats itself."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from training.config import LossConfig, NetworkConfig
+from training.losses import LossName, recover_logit
+from training.metrics import average_precision
+from training.network import raw_logits
+from training.optimise import Part, Trained, train
+
+SMALL = NetworkConfig(width=16, depth=1, batch=256, epochs=4, negatives_kept=0.5, average_decay=0.9)
+ENTITIES = (slice(0, 2), slice(2, 3))
+
+
+def part(rows: int = 4_000, seed: int = 7) -> Part:
+    """About 3 % fraud that two features and one code give away, with noise."""
+    draws = np.random.default_rng(seed)
+    numeric = np.exp(draws.normal(0, 1, (rows, 4))).astype(np.float32)
+    categorical = draws.integers(0, 3, (rows, 1))
+    log_odds = 1.5 * np.log(numeric[:, 0]) + np.log(numeric[:, 2]) + 1.5 * (categorical[:, 0] == 2) - 5.5
+    return Part(numeric, categorical, draws.random(rows) < 1 / (1 + np.exp(-log_odds)))
+
+
+def trained(
+    config: NetworkConfig = SMALL, *, seed: int = 7, name: LossName = "focal", tune: Part | None = None
+) -> Trained:
+    """A run over the same rows."""
+    loss = LossConfig(name=name)
+    return train(
+        part(), tune, config, loss, seed=seed, threads=1, entity_features=ENTITIES, tick=lambda: None
+    )  # fmt: skip
+
+
+def weights(result: Trained) -> list[bytes]:
+    """Every tensor of the network, as bytes."""
+    return [tensor.numpy().tobytes() for tensor in result.network.state_dict().values()]
+
+
+def test_the_same_seed_gives_the_same_weights_to_the_last_bit() -> None:
+    """Twice the same run is the same network; another seed is another."""
+    first, again, other = trained(), trained(), trained(seed=8)
+    assert weights(first) == weights(again)
+    assert weights(first) != weights(other)
+
+
+@pytest.mark.parametrize("name", ["bce", "weighted_bce", "focal"])
+def test_every_loss_learns_to_rank(name: LossName) -> None:
+    """On later rows from the same source the average precision is several times the prevalence."""
+    later = part(seed=8)
+    result = trained(SMALL.model_copy(update={"epochs": 12}), name=name)
+    found = average_precision(later.labels, raw_logits(result.network, later.numeric, later.categorical))
+    assert found > 4 * later.labels.mean()
+
+
+@pytest.mark.parametrize("name", ["bce", "weighted_bce", "focal"])
+def test_what_sampling_and_weights_did_is_undone_on_average(name: LossName) -> None:
+    """The recovered probabilities of later rows add up to the frauds among them, to within a third."""
+    later = part(20_000, seed=8)
+    result = trained(SMALL.model_copy(update={"epochs": 12}), name=name)
+    raw = torch.from_numpy(raw_logits(result.network, later.numeric, later.categorical))
+    recovered = torch.sigmoid(recover_logit(raw, gamma=result.loss.gamma, alpha=result.loss.alpha, beta=result.beta))
+    assert float(recovered.mean()) == pytest.approx(float(later.labels.mean()), rel=1 / 3)
+
+
+def test_beta_is_the_exact_share_of_legitimate_rows_that_were_drawn() -> None:
+    """Not the configured share but what rounding made of it; the prior is that of all rows."""
+    rows = part()
+    legitimate = int((~rows.labels).sum())
+    result = trained(SMALL.model_copy(update={"negatives_kept": 0.333}))
+    assert result.beta == round(0.333 * legitimate) / legitimate
+    assert result.prior == rows.labels.mean()
+
+
+def test_the_best_epoch_on_the_tuning_rows_is_kept() -> None:
+    """The returned network reaches the best average precision that was recorded."""
+    tune = part(seed=8)
+    result = trained(tune=tune)
+    assert len(result.average_precisions) == SMALL.epochs
+    reached = average_precision(tune.labels, raw_logits(result.network, tune.numeric, tune.categorical))
+    assert reached == max(result.average_precisions)
+
+
+def test_it_stops_when_patience_runs_out() -> None:
+    """A run ends `patience` epochs after its best one."""
+    tune = part(400, seed=8)
+    config = SMALL.model_copy(update={"epochs": 200, "patience": 2})
+    result = trained(config, tune=tune)
+    reached = result.average_precisions
+    assert len(reached) < 200
+    assert len(reached) - 1 - int(np.argmax(reached)) == 2
+
+
+def test_hidden_entities_do_not_touch_the_caller_s_rows() -> None:
+    """Features are hidden in a copy: the examples hold no more missing values than before."""
+    rows = part()
+    train(
+        rows, None, SMALL.model_copy(update={"entity_dropout": 1.0}), LossConfig(),
+        seed=7, threads=1, entity_features=ENTITIES, tick=lambda: None,
+    )  # fmt: skip
+    assert not np.isnan(rows.numeric).any()
+
+
+def test_a_network_that_never_saw_an_entity_ignores_it() -> None:
+    """With an entity always hidden in training, its missing flag is all it ever was: nothing can be ranked by it."""
+    result = trained(SMALL.model_copy(update={"entity_dropout": 1.0, "epochs": 8}))
+    seen = trained(SMALL.model_copy(update={"entity_dropout": 0.0, "epochs": 8}))
+    later = part(seed=8)
+    scores = [
+        average_precision(later.labels, raw_logits(r.network, later.numeric, later.categorical)) for r in (result, seen)
+    ]
+    assert scores[0] < 0.6 * scores[1]
+
+
+def test_progress_is_told_once_per_epoch() -> None:
+    """The progress bar ticks as often as epochs ran."""
+    ticks: list[None] = []
+    train(
+        part(), None, SMALL, LossConfig(),
+        seed=7, threads=1, entity_features=ENTITIES, tick=lambda: ticks.append(None),
+    )  # fmt: skip
+    assert len(ticks) == SMALL.epochs
+
+
+def test_torch_is_left_as_it_was_found() -> None:
+    """Threads, strictness and the global source of randomness are given back."""
+    torch.manual_seed(1)
+    before = (torch.get_num_threads(), torch.are_deterministic_algorithms_enabled(), torch.get_rng_state().tolist())
+    result = trained()
+    assert not math.isnan(result.prior)
+    assert before == (
+        torch.get_num_threads(),
+        torch.are_deterministic_algorithms_enabled(),
+        torch.get_rng_state().tolist(),
+    )

@@ -1,0 +1,235 @@
+"""The command `python -m training`: simulate, fit, evaluate, replay, and the Handbook's protocol."""
+
+import json
+import os
+import shlex
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import httpx
+import polars as pl
+import typer
+import yaml
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from service.bundle import Bundle
+from service.currency import CurrencyTable, parse_currency_table
+from service.errors import TouchstoneError
+from service.features.plan import Plan, compile_plan
+from service.features.spec import parse_spec
+from training.config import FitConfig, read_config
+from training.datasets import canonical, handbook
+from training.evaluate import evaluate as evaluate_bundle
+from training.examples import declare_reports
+from training.fit import fit as fit_bundle
+from training.protocol import PUBLISHED, run_protocol
+from training.replay import replay as replay_to_service
+from training.simulate import SimulationConfig, write_simulation
+
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False,
+    help="Train, measure and prove fraud models. Every command takes --help.",
+)  # fmt: skip
+console = Console(stderr=True)
+WORKERS = os.cpu_count() or 1
+
+
+class Format(StrEnum):
+    """How a data set is written."""
+
+    CANONICAL = "canonical"
+    HANDBOOK = "handbook"
+
+
+Data = Annotated[Path, typer.Option(help="The data set: a Parquet file.", exists=True)]
+DataFormat = Annotated[Format, typer.Option("--format", help="How the data set is written.")]
+LabelDelay = Annotated[float, typer.Option(min=0, help="Days from a fraud to its report, where the data does not say.")]
+Moment = Annotated[datetime | None, typer.Option("--from", help="The first moment that counts, UTC.")]
+
+
+@app.command()
+def simulate(
+    out: Annotated[Path, typer.Option(help="The Parquet file to write.")],
+    transactions: Annotated[int, typer.Option(min=1, help="Rows, exactly.")] = 1_000_000,
+    seed: Annotated[int, typer.Option(min=0, help="Same seed, same bytes.")] = 7,
+    days: Annotated[int, typer.Option(min=1, help="Length of the period.")] = 120,
+    prevalence: Annotated[float, typer.Option(min=0, max=0.2, help="Share of rows that are fraud.")] = 0.001,
+    start: Annotated[datetime, typer.Option(help="The first moment, UTC.")] = datetime(2025, 1, 1),  # noqa: DTZ001 - typer reads naive times; UTC is set below
+) -> None:
+    """Draw transactions with six kinds of fraud from a seed (docs/simulator.md)."""
+    try:
+        config = SimulationConfig(
+            transactions=transactions, seed=seed, days=days, prevalence=prevalence, start=start.replace(tzinfo=UTC)
+        )
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    out.parent.mkdir(parents=True, exist_ok=True)
+    began = time.perf_counter()
+    with _bar("drawing", transactions) as advance:
+        write_simulation(config, out, progress=advance)
+    seconds = time.perf_counter() - began
+    console.print(f"wrote {transactions:,} transactions to {out} ({transactions / seconds:,.0f} per second)")
+
+
+@app.command()
+def fit(
+    data: Data,
+    config: Annotated[Path, typer.Option(help="What to fit; see training/configs.", exists=True)],
+    out: Annotated[Path, typer.Option(help="The directory of the model's versions.")],
+    data_format: DataFormat = Format.CANONICAL,
+    source: Annotated[str, typer.Option(help="What the data are, in words, for report and model card.")] = "",
+) -> None:
+    """Fit a network, calibrate it, and leave a bundle that the service's own loader has proven."""
+    settings = read_config(config)
+    frame = _load(data, data_format, settings.label_delay_days)
+    began = time.perf_counter()
+
+    def say(what: str) -> None:
+        console.print(f"[{time.perf_counter() - began:6.1f} s] {what}", markup=False, highlight=False)
+
+    described = source or f"the data set {data.name} in the {data_format} format"
+    with _bar("epochs", settings.network.epochs) as advance:
+        fit_bundle(
+            frame,
+            settings,
+            out,
+            workers=WORKERS,
+            source=described,
+            command=_command(),
+            say=say,
+            tick=lambda: advance(1),
+        )
+
+
+@app.command()
+def evaluate(
+    bundle: Annotated[Path, typer.Option(help="The bundle's directory.", exists=True)],
+    data: Data,
+    json_path: Annotated[Path | None, typer.Option("--json", help="Also write the figures here.")] = None,
+    data_format: DataFormat = Format.CANONICAL,
+    label_delay: LabelDelay = 7,
+    start: Moment = None,
+) -> None:
+    """Measure a bundle on a data set; rows before --from give history only."""
+    frame = _load(data, data_format, label_delay)
+    moment = None if start is None else start.replace(tzinfo=UTC)
+    figures = evaluate_bundle(frame, Bundle.load(bundle), start=moment, threads=WORKERS)
+    _print_figures("figures", [(name, f"{value:,.6g}") for name, value in figures.items()])
+    if json_path is not None:
+        json_path.write_text(json.dumps(figures, indent=1) + "\n")
+
+
+@app.command()
+def replay(
+    data: Data,
+    bundle: Annotated[Path, typer.Option(help="The bundle that the service serves.", exists=True)],
+    start: Annotated[datetime, typer.Option("--from", help="Compare from here on, UTC; earlier rows are history.")],
+    url: Annotated[str, typer.Option(help="A freshly started service.")] = "http://127.0.0.1:8000",
+    limit: Annotated[int, typer.Option(min=1, help="Transactions to compare.")] = 20_000,
+    history_from: Annotated[datetime | None, typer.Option(help="Leave out everything before, UTC.")] = None,
+    data_format: DataFormat = Format.CANONICAL,
+    label_delay: LabelDelay = 7,
+) -> None:
+    """Send a data set to a running service as it happened, and compare every feature and probability with offline."""
+    frame = _load(data, data_format, label_delay)
+    if history_from is not None:
+        frame = frame.filter(pl.col("timestamp") >= history_from.replace(tzinfo=UTC))
+    moment = start.replace(tzinfo=UTC)
+    expected = int((frame["timestamp"] < moment).sum()) + limit
+    with _bar("sending", expected) as advance, httpx.Client(base_url=url, timeout=60) as client:
+        found = replay_to_service(frame, Bundle.load(bundle), client, start=moment, limit=limit, progress=advance)
+    _print_figures(
+        "online against offline",
+        [
+            ("transactions sent as history", f"{found.history:,}"),
+            ("outcomes sent", f"{found.outcomes:,}"),
+            ("transactions compared", f"{found.transactions:,}"),
+            ("feature cells compared", f"{found.cells:,}"),
+            ("feature cells that differ", f"{found.cells_differing:,}"),
+            ("probabilities that differ", f"{found.probabilities_differing:,}"),
+            *((f"decided: {word}", f"{count:,}") for word, count in sorted(found.decisions.items())),
+        ],
+    )
+    if not found.equal:
+        console.print(f"features that differ: {', '.join(found.features_differing)}")
+        raise typer.Exit(1)
+
+
+@app.command("handbook")
+def handbook_protocol(
+    data: Data,
+    config: Annotated[Path, typer.Option(help="Loss and network.", exists=True)],
+    json_path: Annotated[Path | None, typer.Option("--json", help="Also write the figures here.")] = None,
+) -> None:
+    """Run the Fraud Detection Handbook's published protocol and print the book's figures beside ours."""
+    settings = read_config(config)
+    frame = _load(data, Format.HANDBOOK, 7)
+    plan, currencies = _engine(settings)
+    folds = run_protocol(frame, plan, currencies, settings, workers=WORKERS, say=console.print)
+    table = Table(title=f"{len(folds)} folds: 7 days of fitting, 7 of delay, 7 of testing")
+    for heading in ("", "average precision", "AUC", "card precision@100"):
+        table.add_column(heading)
+    ours = [(fold.average_precision, fold.roc_auc, fold.card_precision_at_100) for fold in folds]
+    mean = tuple(sum(figures) / len(ours) for figures in zip(*ours, strict=True))
+    names = [f"fit from {fold.start:%Y-%m-%d}" for fold in folds]
+    for name, figures in [*zip(names, ours, strict=True), ("ours, mean", mean), *PUBLISHED.items()]:
+        table.add_row(name, *(f"{value:.4f}" for value in figures))
+    Console().print(table)
+    if json_path is not None:
+        document = {"mean": mean, "folds": dict(zip(names, ours, strict=True))}
+        json_path.write_text(json.dumps(document, indent=1) + "\n")
+
+
+def main() -> None:
+    """Run one command; what went wrong is one line, not a trace."""
+    try:
+        app()
+    except (TouchstoneError, httpx.HTTPError, OSError) as error:
+        console.print(f"{type(error).__name__}: {error}", markup=False, highlight=False)
+        sys.exit(1)
+
+
+def _load(data: Path, data_format: Format, label_delay_days: float) -> pl.DataFrame:
+    if data_format is Format.HANDBOOK:
+        return handbook.load(data, label_delay_days=label_delay_days)
+    return declare_reports(canonical.load(data), label_delay_days)
+
+
+def _engine(settings: FitConfig) -> tuple[Plan, CurrencyTable]:
+    plan = compile_plan(parse_spec(yaml.safe_load(settings.features.read_bytes())))
+    return plan, parse_currency_table(yaml.safe_load(settings.currencies.read_bytes()))
+
+
+def _command() -> str:
+    """This command as one would type it again."""
+    return shlex.join(["python", "-m", "training", *sys.argv[1:]])
+
+
+@contextmanager
+def _bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A progress bar; yields what advances it."""
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task(what, total=total)
+        yield lambda count: progress.advance(task, count)
+
+
+def _print_figures(title: str, figures: list[tuple[str, str]]) -> None:
+    table = Table(title=title, show_header=False)
+    table.add_column()
+    table.add_column(justify="right")
+    for name, value in figures:
+        table.add_row(name, value)
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""The configuration of a fit, as read from YAML: what each number is and when to change it."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from service.errors import DataInvalid
+from training.losses import LossName
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Days = Annotated[float, Field(ge=0, le=3650)]
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+
+
+class _Section(BaseModel):
+    """Unknown keys and wrong types are errors: a misspelt option must not train a different model silently."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class SplitConfig(_Section):
+    """Where the time axis is cut: warm-up | fit | gap | tune | calibrate | gap | test."""
+
+    until: AwareDatetime | None = Field(None, description="Rows from here on are ignored; none: use all.")
+    warm_up_days: Days = Field(
+        30, description="Rows at the beginning that only give history. Set to the longest window."
+    )
+    tune_days: Days = Field(7, description="Decides when to stop. Longer where fraud is rare.")
+    calibrate_days: Days = Field(7, description="Sets the line in log-odds, the score table and the thresholds.")
+    test_days: Days = Field(7, description="Judges the result and nothing else.")
+    gap_days: Days = Field(
+        7, description="How late labels arrive; the fitted model never sees the days before a later use."
+    )
+
+
+class LossConfig(_Section):
+    """What is minimised."""
+
+    name: LossName = "focal"
+    gamma: Annotated[float, Field(ge=0, le=10)] = Field(2.0, description="How hard to look away from easy examples.")
+    alpha: Annotated[float, Field(gt=0, lt=1)] | Literal["balanced"] | None = Field(
+        0.75, description="Weight of fraud; none for no weighting."
+    )
+
+
+class NetworkConfig(_Section):
+    """The network and its optimiser."""
+
+    width: Annotated[int, Field(ge=1, le=1024)] = 128
+    depth: Annotated[int, Field(ge=1, le=8)] = 2
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    bins: Annotated[int, Field(ge=0, le=64)] = Field(0, description="Quantile bins per feature; 0 leaves them out.")
+    embedding: Annotated[int, Field(ge=1, le=64)] = 4
+    epochs: Annotated[int, Field(ge=1, le=1000)] = 12
+    patience: Annotated[int, Field(ge=1)] = Field(
+        6, description="Epochs without a better average precision before the end."
+    )
+    batch: Annotated[int, Field(ge=2, le=65536)] = 1024
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = Field(0.003, description="The one-cycle's peak.")
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    average_decay: Annotated[float, Field(ge=0, lt=1)] = Field(0.995, description="Of the moving average that is kept.")
+    negatives_kept: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.2, description="Share of legitimate rows drawn each epoch; undone exactly afterwards."
+    )
+    entity_dropout: Share = Field(
+        0.02, description="How often an entity's features are hidden, as when the store cannot be reached."
+    )
+
+
+class CostConfig(_Section):
+    """What decisions cost, in minor units of the base currency; thresholds are where two decisions cost the same."""
+
+    challenge_minor: Annotated[float, Field(gt=0)] = Field(20, description="Friction of one 3-D Secure challenge.")
+    review_minor: Annotated[float, Field(gt=0)] = Field(300, description="An analyst's time for one review.")
+    false_decline_minor: Annotated[float, Field(gt=0)] = Field(2500, description="A good customer turned away.")
+    challenge_catches: Share = Field(0.7, description="Share of fraud a challenge stops.")
+    review_catches: Share = Field(0.9, description="Share of fraud a review stops.")
+    max_challenge_rate: Share = Field(0.03, description="Challenged or severer, of all transactions.")
+    max_review_rate: Share = Field(0.01, description="Reviewed or declined: what the analysts can work through.")
+    max_decline_rate: Share = Field(0.002, description="Declined outright.")
+    fallback_approve_below_minor: Annotated[int, Field(ge=0)] = Field(
+        5000, description="Not scored: approved below this."
+    )
+
+
+class ReasonConfig(_Section):
+    """One reason given for a decision: a group of features that are explained together."""
+
+    code: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
+    description: Annotated[str, StringConstraints(min_length=1, max_length=200)]
+    features: Annotated[list[str], Field(min_length=1)]
+    value: str = Field(description="The feature whose value is shown beside the reason.")
+
+
+class FitConfig(_Section):
+    """One model, whole."""
+
+    name: Name
+    version: Name
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    threads: Annotated[int, Field(ge=1, le=256)] = Field(
+        1,
+        description="Of torch. Sums depend on it: same threads, same bytes. A small network gains nothing by more.",
+    )
+    features: Path = Field(description="The feature spec, relative to this file.")
+    currencies: Path = Field(description="The rate table, relative to this file.")
+    label_delay_days: Days = Field(7, description="Assumed where the data does not say when a label became known.")
+    split: SplitConfig = SplitConfig()
+    loss: LossConfig = LossConfig()
+    network: NetworkConfig = NetworkConfig()
+    costs: CostConfig = CostConfig()
+    reasons: list[ReasonConfig] = []
+
+
+def read_config(path: Path) -> FitConfig:
+    """Read a configuration; paths in it are relative to it.
+
+    Raises:
+        DataInvalid: the file is not there or says something impossible; every fault is named.
+    """
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        config = FitConfig.model_validate(document)
+    except (OSError, yaml.YAMLError) as error:
+        raise DataInvalid(f"{path}: {error}") from error
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
+        raise DataInvalid(f"{path}: {faults}") from error
+    home = path.parent
+    return config.model_copy(update={"features": home / config.features, "currencies": home / config.currencies})

@@ -1,0 +1,60 @@
+"""Evaluation: what a bundle does on a data set, history folded from the start of the data."""
+
+from datetime import datetime
+
+import numpy as np
+import polars as pl
+
+from service.bundle import Bundle
+from service.errors import DataInvalid
+from service.model import OnnxModel
+from training.examples import replay_offline
+from training.metrics import (
+    average_precision,
+    brier,
+    card_precision_at_k,
+    expected_calibration_error,
+    log_loss,
+    recall_at_fpr,
+    roc_auc,
+)
+from training.split import DAY_MS
+
+
+def evaluate(frame: pl.DataFrame, bundle: Bundle, *, start: datetime | None, threads: int) -> dict[str, float]:
+    """Metrics of a bundle on the rows from `start` on; earlier rows give history only.
+
+    Args:
+        frame: canonical transactions, each fraud with the time of its report.
+        bundle: what to evaluate.
+        start: the first moment that counts; None counts everything.
+        threads: cores for the features.
+
+    Returns:
+        Named figures; ranking metrics are taken on the logit, calibration on the probability.
+
+    Raises:
+        DataInvalid: no row counts, or all of them have one label.
+    """
+    examples = replay_offline(frame, bundle.plan, bundle.currencies, threads=threads)
+    first_ms = 0 if start is None else int(start.timestamp() * 1000)
+    rows = np.flatnonzero(examples.event_time_ms >= first_ms)
+    labels = examples.labels[rows]
+    if len(rows) == 0 or labels.all() or not labels.any():
+        raise DataInvalid(f"{len(rows):,} rows count, {int(labels.sum()):,} of them frauds: both classes are needed")
+    logit, probability = OnnxModel.load(bundle).run(examples.numeric[rows], examples.categorical[rows])
+    ranked, stated = logit.astype(np.float64), probability.astype(np.float64)
+    return {
+        "rows": float(len(rows)),
+        "frauds": float(labels.sum()),
+        "average_precision": average_precision(labels, ranked),
+        "roc_auc": roc_auc(labels, ranked),
+        "recall_at_0.1%_fpr": recall_at_fpr(labels, ranked, 0.001),
+        "recall_at_0.5%_fpr": recall_at_fpr(labels, ranked, 0.005),
+        "card_precision_at_100": card_precision_at_k(
+            examples.event_time_ms[rows] // DAY_MS, examples.card[rows], labels, ranked, 100
+        ),
+        "expected_calibration_error": expected_calibration_error(labels, stated),
+        "brier": brier(labels, stated),
+        "log_loss": log_loss(labels, stated),
+    }

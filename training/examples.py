@@ -1,0 +1,218 @@
+"""Examples: what the service's own engine computes for a table of transactions, with their labels."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from service.currency import CurrencyTable
+from service.features.entry import (
+    AMOUNT_LIMIT,
+    CHANNELS,
+    CHECK_RESULTS,
+    ENTRY_MODES,
+    MISSING,
+    THREE_DS,
+    Column,
+    Kind,
+    category_code,
+    coordinate,
+    country_code,
+    entry_id,
+    outcome_id,
+    token_hash,
+    word_code,
+)
+from service.features.offline import categorical_codes, fold_events
+from service.features.plan import Plan
+from service.features.spec import DAY_MS
+from service.vocabulary import FollowKind
+
+KEYS = {
+    "card_id": Column.CARD,
+    "merchant_id": Column.MERCHANT,
+    "terminal_id": Column.TERMINAL,
+    "device_id": Column.DEVICE,
+    "customer_id": Column.CUSTOMER,
+    "email_hash": Column.EMAIL,
+    "ip_address": Column.IP,
+}
+COUNTRIES = {
+    "merchant_country": Column.MERCHANT_COUNTRY,
+    "card_country": Column.CARD_COUNTRY,
+    "billing_country": Column.BILLING_COUNTRY,
+    "shipping_country": Column.SHIPPING_COUNTRY,
+    "ip_country": Column.IP_COUNTRY,
+}
+CODES = {
+    "channel": (Column.CHANNEL, CHANNELS),
+    "entry_mode": (Column.ENTRY_MODE, ENTRY_MODES),
+    "cvc_check": (Column.CVC_CHECK, CHECK_RESULTS),
+    "avs_check": (Column.AVS_CHECK, CHECK_RESULTS),
+    "three_ds": (Column.THREE_DS, THREE_DS),
+}
+OUTCOME_KEYS = ("card_id", "merchant_id", "terminal_id", "device_id")  # what an outcome's request can carry
+
+
+@dataclass(frozen=True, slots=True)
+class Examples:
+    """Feature vectors of n transactions, in the order of the table they came from.
+
+    Attributes:
+        numeric: float32 (n, features), NaN where missing.
+        categorical: int64 (n, categories), raw codes.
+        labels: bool (n,), fraud.
+        reported_at_ms: int64 (n,), when the fraud was reported; -1 for what never was.
+        event_time_ms: int64 (n,), epoch milliseconds.
+        amount_minor: int64 (n,), in the base currency.
+        card: int64 (n,), the card's hash.
+        typology: str (n,), empty where the data names none.
+    """
+
+    numeric: NDArray[np.float32]
+    categorical: NDArray[np.int64]
+    labels: NDArray[np.bool_]
+    reported_at_ms: NDArray[np.int64]
+    event_time_ms: NDArray[np.int64]
+    amount_minor: NDArray[np.int64]
+    card: NDArray[np.int64]
+    typology: NDArray[np.str_]
+
+
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """Transactions and outcomes of a table in the order in which they arrive.
+
+    Attributes:
+        events: int64 (m, columns), the engine's rows.
+        source: int64 (m,), the row of the table each comes from.
+    """
+
+    events: NDArray[np.int64]
+    source: NDArray[np.int64]
+
+
+def replay_offline(frame: pl.DataFrame, plan: Plan, currencies: CurrencyTable, *, threads: int = 1) -> Examples:
+    """Compute the features of a canonical table, every outcome taking effect when it was reported.
+
+    Args:
+        frame: canonical transactions (`training.datasets.canonical`), sorted by timestamp.
+        plan: the compiled spec.
+        currencies: rates to the base currency.
+        threads: cores to use; the result does not depend on it.
+    """
+    line = timeline(frame, currencies)
+    folded = fold_events(plan, line.events, threads=threads)
+    own = np.flatnonzero(line.events[:, Column.KIND] <= Kind.FOLLOW_UP)
+    own = own[np.argsort(line.source[own], kind="stable")]
+    transactions = line.events[own]
+    typology = frame["typology"].fill_null("").to_numpy() if "typology" in frame.columns else np.full(len(frame), "")
+    return Examples(
+        numeric=folded.numeric[own],
+        categorical=categorical_codes(plan, transactions),
+        labels=frame["is_fraud"].to_numpy().astype(np.bool_),
+        reported_at_ms=_reported_at_ms(frame),
+        event_time_ms=transactions[:, Column.TIME].copy(),
+        amount_minor=transactions[:, Column.AMOUNT].copy(),
+        card=transactions[:, Column.CARD].copy(),
+        typology=typology.astype(np.str_),
+    )
+
+
+def declare_reports(frame: pl.DataFrame, label_delay_days: float) -> pl.DataFrame:
+    """Fill in when a fraud was reported, where the data does not say: so long after the transaction."""
+    delay = pl.duration(milliseconds=round(label_delay_days * DAY_MS))
+    told = pl.col("reported_at") if "reported_at" in frame.columns else pl.lit(None, pl.Datetime("ms", "UTC"))
+    declared = pl.when(pl.col("is_fraud")).then(pl.coalesce(told, pl.col("timestamp") + delay))
+    return frame.with_columns(reported_at=declared)
+
+
+def timeline(frame: pl.DataFrame, currencies: CurrencyTable) -> Timeline:
+    """Lay a table out as it happened: each transaction at its event time, each fraud label when it was reported.
+
+    At equal times transactions come before outcomes, and each in the table's order.
+    """
+    transactions = _transaction_rows(frame, currencies)
+    reported_at_ms = _reported_at_ms(frame)
+    reported = np.flatnonzero(reported_at_ms >= 0)
+    outcomes = _label_rows(frame, transactions, reported, reported_at_ms)
+    events = np.concatenate([transactions, outcomes])
+    source = np.concatenate([np.arange(len(frame)), reported])
+    order = np.argsort(events[:, Column.TIME], kind="stable")
+    return Timeline(events[order], source[order])
+
+
+def _transaction_rows(frame: pl.DataFrame, currencies: CurrencyTable) -> NDArray[np.int64]:
+    """What `service.features.entry.transaction_row` gives for each row, column by column."""
+    rows = np.tile(MISSING, (len(frame), 1))
+    rows[:, Column.TIME] = rows[:, Column.ORIGIN] = frame["timestamp"].dt.epoch("ms").to_numpy()
+    rows[:, Column.ID] = [entry_id(name, "transaction") for name in frame["transaction_id"]]
+    rows[:, Column.AMOUNT] = _amounts(frame, currencies)
+    kinds = _by_value(frame, "follow_kind", lambda kind: Kind.ATTEMPT if kind is None else Kind.FOLLOW_UP)
+    rows[:, Column.KIND] = kinds
+    incremental = _by_value(frame, "follow_kind", lambda kind: int(kind == FollowKind.INCREMENTAL))
+    rows[:, Column.ADDED] = rows[:, Column.AMOUNT] * incremental
+    for name, column in KEYS.items():
+        rows[:, column] = _by_value(frame, name, token_hash)
+    for name, column in COUNTRIES.items():
+        rows[:, column] = _by_value(frame, name, country_code)
+    for name, (column, codes) in CODES.items():
+        rows[:, column] = _by_value(frame, name, partial(word_code, codes))
+    rows[:, Column.MCC] = _by_value(frame, "merchant_category_code", category_code)
+    for name, column in (("latitude", Column.LATITUDE), ("longitude", Column.LONGITUDE)):
+        rows[:, column] = _by_value(frame, name, coordinate)
+    return rows
+
+
+def _label_rows(
+    frame: pl.DataFrame, transactions: NDArray[np.int64], reported: NDArray[np.int64], reported_at_ms: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """One entry for each fraud that was reported, under the transaction's entities."""
+    rows = np.tile(MISSING, (len(reported), 1))
+    names = frame["transaction_id"].gather(reported)
+    rows[:, Column.KIND] = Kind.FRAUD_LABEL
+    rows[:, Column.DELTA] = 1
+    rows[:, Column.TIME] = reported_at_ms[reported]
+    rows[:, Column.ORIGIN] = transactions[reported, Column.TIME]
+    rows[:, Column.ID] = [
+        outcome_id(name, Kind.FRAUD_LABEL, delta=1, reported_ms=time)
+        for name, time in zip(names, reported_at_ms[reported].tolist(), strict=True)
+    ]
+    for column in KEYS.values():
+        rows[:, column] = transactions[reported, column]
+    return rows
+
+
+def _reported_at_ms(frame: pl.DataFrame) -> NDArray[np.int64]:
+    if "reported_at" not in frame.columns:
+        return np.full(len(frame), -1, np.int64)
+    times = frame["reported_at"].dt.epoch("ms").fill_null(-1).to_numpy()
+    return np.where(frame["is_fraud"].to_numpy(), times, -1).astype(np.int64)
+
+
+def _amounts(frame: pl.DataFrame, currencies: CurrencyTable) -> NDArray[np.int64]:
+    """Amounts in the base currency; 0 where the table has no rate, as in the service."""
+    amounts = frame["amount"].to_numpy().astype(np.int64)
+    for currency in frame["currency"].unique().sort():
+        if currency != currencies.base:
+            rows = (frame["currency"] == currency).to_numpy()
+            distinct, inverse = np.unique(amounts[rows], return_inverse=True)
+            amounts[rows] = np.array([currencies.to_base(value, currency) or 0 for value in distinct.tolist()])[inverse]
+    limited: NDArray[np.int64] = np.minimum(amounts, AMOUNT_LIMIT)
+    return limited
+
+
+def _by_value(frame: pl.DataFrame, name: str, code: Callable[[Any], int]) -> NDArray[np.int64]:
+    """Apply the service's scalar function once to each distinct value of a column; an absent column is all missing."""
+    if name not in frame.columns:
+        return np.full(len(frame), code(None), np.int64)
+    column = frame[name]
+    if column.dtype == pl.Categorical or isinstance(column.dtype, pl.Enum):
+        column = column.cast(pl.String)
+    distinct = column.unique()
+    codes = pl.Series([code(value) for value in distinct.to_list()], dtype=pl.Int64)
+    return column.replace_strict(distinct, codes, return_dtype=pl.Int64).to_numpy()

@@ -1,0 +1,319 @@
+"""Fit, calibrate, set operating points, export and prove one model; read top to bottom, this is all of training."""
+
+import hashlib
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import torch
+import yaml
+
+from service.bundle import Certificate, Loss, Manifest, ReasonGroup, TrainingData
+from service.currency import CurrencyTable, parse_currency_table
+from service.features.plan import Plan, compile_plan
+from service.features.spec import parse_spec
+from service.model import OnnxModel, Provider
+from service.version import VERSION
+from training.calibrate import ScoreTable, calibration_line, certify, score_table
+from training.config import FitConfig
+from training.examples import Examples, replay_offline
+from training.export import (
+    Files,
+    bundle_files,
+    golden_rows,
+    histograms,
+    put_in_place,
+    reference_values,
+    to_onnx,
+    write_bundle,
+)
+from training.metrics import average_precision, card_precision_at_k, recall_at_fpr, roc_auc
+from training.model_card import model_card
+from training.network import Floats, ServedModel, probability_of, raw_logits
+from training.operating_points import Document, operating_points
+from training.optimise import Part, Trained, train
+from training.report import Period, ReportData, Setting, render
+from training.split import DAY_MS, Slice, Split, split_by_time
+from training.verify import verify
+
+REPORT, MODEL_CARD = "report.html", "MODEL_CARD.md"
+
+Say = Callable[[str], None]
+
+
+def fit(
+    frame: pl.DataFrame,
+    config: FitConfig,
+    out: Path,
+    *,
+    workers: int,
+    source: str,
+    command: str,
+    say: Say,
+    tick: Callable[[], None],
+) -> Path:
+    """Make a bundle. A run whose result does not verify leaves none.
+
+    Args:
+        frame: canonical transactions, each fraud with the time of its report.
+        config: what to fit.
+        out: the directory of the model's versions; the bundle is written to out/<version>.
+        workers: cores for computing features; the result does not depend on it.
+        source: what the data are, in words, for the documents.
+        command: what makes this bundle again, for the model card.
+        say: told in a sentence what happens, step by step.
+        tick: called after each of at most `config.network.epochs` epochs.
+
+    Returns:
+        The bundle's directory.
+
+    Raises:
+        DataInvalid: a part of the time axis lacks one of the classes.
+        BundleInvalid: the result is not what the service would accept.
+    """
+    plan, currencies = _plan(config), _currencies(config)
+    say(f"replaying {len(frame):,} transactions through {len(plan.numeric)} features")
+    examples = replay_offline(frame, plan, currencies, threads=workers)
+    split = split_by_time(examples.event_time_ms, examples.labels, examples.reported_at_ms, config.split)
+    say(f"fitting on {len(split.fit.rows):,} transactions with {split.fit.frauds:,} frauds")
+    trained = train(
+        _part(examples, split.fit), _part(examples, split.tune), config.network, config.loss,
+        seed=config.seed, threads=config.threads, entity_features=plan.entity_features,
+        tick=tick,
+    )  # fmt: skip
+    say(f"average precision by epoch on the tuning slice: {' '.join(f'{ap:.4f}' for ap in trained.average_precisions)}")
+    model = calibrate(trained, examples, split.calibrate)
+    graph = to_onnx(model, len(plan.numeric), len(plan.categorical))
+    say(f"exported {len(graph):,} bytes of ONNX; measuring on the test slice")
+    served = _Served.of(graph, model, examples, plan)
+    table = score_table(
+        served.logit[split.calibrate.rows], served.probability[split.calibrate.rows], split.calibrate.labels
+    )
+    points = _operating_points(served, examples, split.calibrate, config, currencies)
+    certificate, metrics = measure(served, examples, split.test)
+    made = _Made(config, plan, examples, split, trained, served, table, points, certificate, metrics, source)
+    report = _report_data(made, command)
+    files = bundle_files(
+        graph=graph, features=config.features.read_bytes(), currencies=currencies, thresholds=points,
+        golden=golden_rows(model, examples, split.test.rows, plan.entity_features),
+        texts={REPORT: render(report), MODEL_CARD: model_card(report)},
+    )  # fmt: skip
+    manifest = _manifest(made, files)
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out, prefix=".unproven-") as scratch:
+        partial = Path(scratch) / config.version
+        write_bundle(partial, files, manifest)
+        verify(partial, model, examples, split.test.rows)
+        put_in_place(partial, out / config.version)
+    say(f"verified; wrote {out / config.version}")
+    return out / config.version
+
+
+def calibrate(trained: Trained, examples: Examples, part: Slice) -> ServedModel:
+    """Undo the loss in closed form, then fit the line in log-odds that is left, on rows later than the fit."""
+    undone = ServedModel(trained.network, gamma=trained.loss.gamma, alpha=trained.loss.alpha, beta=trained.beta)
+    raw = raw_logits(trained.network, examples.numeric[part.rows], examples.categorical[part.rows])
+    with torch.no_grad():
+        recovered = undone.corrected(torch.from_numpy(raw)).numpy().astype(np.float64)
+    line = calibration_line(recovered, part.labels)
+    return ServedModel(
+        trained.network,
+        gamma=trained.loss.gamma,
+        alpha=trained.loss.alpha,
+        beta=trained.beta,
+        slope=line.slope,
+        intercept=line.intercept,
+    )
+
+
+def measure(served: "_Served", examples: Examples, part: Slice) -> tuple[Certificate, dict[str, float]]:
+    """The certificate and the figures of the slice that nothing was fitted to."""
+    rows, labels = part.rows, part.labels
+    probability = served.probability[rows].astype(np.float64)
+    certificate = certify(
+        labels,
+        examples.event_time_ms[rows],
+        raw=served.raw[rows].astype(np.float64),
+        recovered=served.recovered[rows].astype(np.float64),
+        served=probability,
+    )
+    days = examples.event_time_ms[rows] // DAY_MS
+    logit = served.logit[rows].astype(np.float64)
+    metrics = {
+        "average_precision": average_precision(labels, logit),
+        "roc_auc": roc_auc(labels, logit),
+        "recall_at_0.1%_fpr": recall_at_fpr(labels, logit, 0.001),
+        "recall_at_0.5%_fpr": recall_at_fpr(labels, logit, 0.005),
+        "card_precision_at_100": card_precision_at_k(days, examples.card[rows], labels, logit, 100),
+        "expected_calibration_error": certificate.served.expected_calibration_error,
+        "expected_calibration_error_raw": certificate.raw.expected_calibration_error,
+        "brier": certificate.served.brier,
+        "prevalence": float(labels.mean()),
+    }
+    return certificate, metrics
+
+
+@dataclass(frozen=True, slots=True)
+class _Served:
+    """What the exported graph says about every example, beside the stages before it. All float32 (n,)."""
+
+    raw: Floats
+    recovered: Floats
+    logit: Floats
+    probability: Floats
+
+    @classmethod
+    def of(cls, graph: bytes, model: ServedModel, examples: Examples, plan: Plan) -> "_Served":
+        raw = raw_logits(model.network, examples.numeric, examples.categorical)
+        with torch.no_grad():
+            recovered = probability_of(model.corrected(torch.from_numpy(raw))).numpy()
+        session = OnnxModel.from_bytes(graph, len(plan.numeric), len(plan.categorical), provider=Provider.CPU)
+        parts = [
+            session.run(examples.numeric[rows], examples.categorical[rows])
+            for rows in (slice(start, start + 16_384) for start in range(0, len(examples.numeric), 16_384))
+        ]
+        logit, probability = (np.concatenate(pieces) for pieces in zip(*parts, strict=True))
+        return cls(probability_of(torch.from_numpy(raw)).numpy(), recovered, logit, probability)
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """Everything a run has found out, for the documents that tell of it."""
+
+    config: FitConfig
+    plan: Plan
+    examples: Examples
+    split: Split
+    trained: Trained
+    served: _Served
+    table: ScoreTable
+    points: Document
+    certificate: Certificate
+    metrics: Mapping[str, float]
+    source: str
+
+
+def _plan(config: FitConfig) -> Plan:
+    return compile_plan(parse_spec(yaml.safe_load(config.features.read_bytes())))
+
+
+def _currencies(config: FitConfig) -> CurrencyTable:
+    return parse_currency_table(yaml.safe_load(config.currencies.read_bytes()))
+
+
+def _part(examples: Examples, part: Slice) -> Part:
+    return Part(examples.numeric[part.rows], examples.categorical[part.rows], part.labels)
+
+
+def _operating_points(
+    served: _Served, examples: Examples, part: Slice, config: FitConfig, currencies: CurrencyTable
+) -> Document:
+    return operating_points(
+        served.probability[part.rows].astype(np.float64),
+        examples.amount_minor[part.rows].astype(np.float64),
+        config.costs,
+        currency=currencies.base,
+    )
+
+
+def _report_data(made: _Made, command: str) -> ReportData:
+    rows, loss, examples = made.split.test.rows, made.trained.loss, made.examples
+    alpha = "none" if loss.alpha is None else f"{loss.alpha:g}"
+    missing = np.isnan(examples.numeric[rows]).mean(axis=0)
+    return ReportData(
+        name=made.config.name,
+        version=made.config.version,
+        labels=made.split.test.labels,
+        raw_probability=made.served.raw[rows],
+        probability=made.served.probability[rows],
+        score=np.searchsorted(made.table.thresholds, made.served.probability[rows], side="right"),
+        amount_minor=examples.amount_minor[rows],
+        event_time_ms=examples.event_time_ms[rows],
+        typology=examples.typology[rows],
+        base_currency=made.points["currency"],
+        loss=f"{loss.name} (gamma {loss.gamma:g}, alpha {alpha})",
+        certificate=made.certificate,
+        operating_points={
+            name.removesuffix("_at"): bound["probability"] for name, bound in made.points["default"].items()
+        },
+        periods=[_period(name, examples, getattr(made.split, name)) for name in ("fit", "tune", "calibrate", "test")],
+        source=made.source,
+        fingerprint=_fingerprint(examples),
+        config=_portable(made.config),
+        missing_share=dict(zip(made.plan.numeric, missing.tolist(), strict=True)),
+        metrics=made.metrics,
+        command=command,
+    )
+
+
+def _period(name: str, examples: Examples, part: Slice) -> Period:
+    times = examples.event_time_ms[part.rows]
+    return Period(name, len(part.rows), part.frauds, int(times.min()), int(times.max()))
+
+
+def _manifest(made: _Made, files: Files) -> Manifest:
+    config, trained = made.config, made.trained
+    fitted = _part(made.examples, made.split.fit)
+    reference_numeric, reference_categorical = reference_values(fitted.numeric, fitted.categorical, ~fitted.labels)
+    times = made.examples.event_time_ms[made.split.fit.rows]
+    return Manifest(
+        format=1,
+        name=config.name,
+        version=config.version,
+        code_version=VERSION,
+        seed=config.seed,
+        base_currency=made.points["currency"],
+        spec_sha256=made.plan.spec.sha256,
+        numeric=made.plan.numeric,
+        categorical=made.plan.categorical,
+        loss=Loss(name=trained.loss.name, gamma=trained.loss.gamma, alpha=trained.loss.alpha, beta=trained.beta),
+        class_prior=trained.prior,
+        training_data=TrainingData(
+            source=made.source,
+            fingerprint=_fingerprint(made.examples),
+            rows=len(fitted.labels),
+            frauds=made.split.fit.frauds,
+            first_event_time_ms=int(times.min()),
+            last_event_time_ms=int(times.max()),
+        ),
+        metrics=dict(made.metrics),
+        certificate=made.certificate,
+        score_thresholds=tuple(made.table.thresholds.astype(np.float64).tolist()),
+        score_extrapolated_from=made.table.extrapolated_from,
+        reasons=tuple(
+            ReasonGroup(
+                code=reason.code,
+                description=reason.description,
+                features=tuple(reason.features),
+                value_feature=reason.value,
+            )
+            for reason in config.reasons
+        ),
+        reference_numeric=reference_numeric,
+        reference_categorical=reference_categorical,
+        histograms=histograms(made.plan, fitted.numeric),
+        files=files.digests,
+    )
+
+
+def _fingerprint(examples: Examples) -> str:
+    """SHA-256 of everything the fit saw."""
+    digest = hashlib.sha256()
+    for array in (
+        examples.numeric,
+        examples.categorical,
+        examples.labels,
+        examples.reported_at_ms,
+        examples.event_time_ms,
+    ):
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+def _portable(config: FitConfig) -> dict[str, Setting]:
+    """The configuration without the places of its files."""
+    document: dict[str, Setting] = config.model_dump(mode="json")
+    return document | {"features": config.features.name, "currencies": config.currencies.name}

@@ -1,0 +1,143 @@
+"""The model card: one page of Markdown that says what a model is for, how good it is, and where it ends."""
+
+import numpy as np
+
+from training import metrics
+from training.figures import percent
+from training.report import ReportData, certificate_rows
+
+FALSE_POSITIVE_RATE = 0.005
+
+
+def model_card(report: ReportData) -> str:
+    """The card of the model that a report is about (Mitchell et al. 2019, shortened to a page).
+
+    Raises:
+        DataInvalid: the slice lacks fraud or legitimate transactions, so nothing can be said about it.
+    """
+    return (
+        "\n\n".join(
+            [
+                f"# {report.name} {report.version}",
+                _purpose(),
+                _data(report),
+                _model(report),
+                _ranking(report),
+                _calibration(report),
+                _operating_points(report),
+                _limits(report),
+                _reproduction(report),
+            ]
+        ).rstrip()
+        + "\n"
+    )
+
+
+def _purpose() -> str:
+    return """## For what
+
+Scores one card payment while it is being authorised: the probability that it will turn out to be fraud, from the
+payment and from the recent history of its card, merchant, terminal and device.
+
+Not for: deciding on credit, on accounts or on people; payments without a card; proof that somebody committed fraud;
+use on your payments before it has been trained, or at least measured, on them."""
+
+
+def _data(report: ReportData) -> str:
+    head = _row("slice", "from", "to", "transactions", "frauds")
+    body = [
+        _row(part.name, part.first_day, part.last_day, f"{part.rows:,}", f"{part.frauds:,}") for part in report.periods
+    ]
+    return "\n".join([f"## Data\n\nSource: {report.source}. Cut by time:\n", head, _rule("lllrr"), *body])
+
+
+def _model(report: ReportData) -> str:
+    inputs = len(report.missing_share)
+    return f"""## Model
+
+One ONNX graph from {inputs} raw features to the probability. `manifest.json` lists them, `report.html` says how often
+each has no value.
+
+Trained with {report.loss}. Focusing, class weights and sampling
+each move the sigmoid of the logit away from the probability, so the graph undoes them in closed form, and then applies
+the line in log-odds that fits the calibration slice best, if one helps."""
+
+
+def _ranking(report: ReportData) -> str:
+    precision = metrics.average_precision(report.labels, report.probability)
+    auc = metrics.roc_auc(report.labels, report.probability)
+    recall = metrics.recall_at_fpr(report.labels, report.probability, FALSE_POSITIVE_RATE)
+    return f"""## How good
+
+On the last slice, which nothing was fitted to: average precision {precision:.3f}, ROC AUC {auc:.4f},
+{percent(recall)} of frauds caught at {percent(FALSE_POSITIVE_RATE)} false positives."""
+
+
+def _calibration(report: ReportData) -> str:
+    found = report.certificate
+    intro = (
+        f"Calibration certificate of the same slice ({found.rows:,} transactions, {found.frauds:,} frauds; "
+        "the error is over 20 bins of equal mass):\n"
+    )
+    head = _row("", "expected calibration error", "Brier score", "log loss")
+    return "\n".join([intro, head, _rule("lrrr"), *(_row(*cells) for cells in certificate_rows(found))])
+
+
+def _operating_points(report: ReportData) -> str:
+    thresholds = tuple(sorted(report.operating_points.values()))
+    sweep = metrics.threshold_sweep(report.labels, report.probability, report.amount_minor, thresholds)
+    names = {threshold: name for name, threshold in report.operating_points.items()}
+    body = [
+        _row(
+            names[threshold],
+            f"{threshold:.4g}",
+            percent(float(sweep.false_positive_rate[at]), 3),
+            percent(float(sweep.recall[at]), 1),
+            "none" if np.isnan(sweep.precision[at]) else percent(float(sweep.precision[at]), 1),
+            f"{sweep.declines_per_10_000[at]:.1f}",
+        )
+        for at, threshold in enumerate(thresholds)
+    ]
+    head = _row("at least", "from probability", "false-positive rate", "recall", "precision", "per 10,000")
+    intro = "## Operating points\n\nThe default thresholds of `thresholds.json`, measured on the last slice:\n"
+    return "\n".join([intro, head, _rule("lrrrrr"), *body])
+
+
+def _limits(report: ReportData) -> str:
+    return f"""## Limits
+
+- It knows only what its data hold. Nothing here says how it does on other payments, in other countries, or against
+  fraud that was invented since.
+{_weakest(report)}- A card, merchant, terminal or device without history is scored on the payment alone, and a
+  probability is worth less where few payments like it were seen.
+- Calibration ages with the fraud rate: watch expected against observed frauds, and fit again when they part."""
+
+
+def _weakest(report: ReportData) -> str:
+    kinds = metrics.recall_by_typology(report.labels, report.probability, report.typology, FALSE_POSITIVE_RATE)
+    if not kinds:
+        return ""
+    weakest = min(kinds, key=lambda kind: kind.recall)
+    low, high = metrics.wilson_interval(weakest.caught, weakest.frauds)
+    return (
+        f"- It is weakest on {weakest.typology.replace('_', ' ')}: {weakest.caught} of {weakest.frauds} caught at "
+        f"{percent(FALSE_POSITIVE_RATE)} false positives\n  (95% interval {percent(low, 0)} to {percent(high, 0)}).\n"
+    )
+
+
+def _reproduction(report: ReportData) -> str:
+    return f"""## Train it again
+
+```
+{report.command}
+```
+
+The same command on the same processor type gives the same bytes. Training data: `{report.fingerprint}`."""
+
+
+def _row(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _rule(alignment: str) -> str:
+    return "|" + "|".join("---:" if each == "r" else "---" for each in alignment) + "|"

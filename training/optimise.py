@@ -1,0 +1,168 @@
+"""The training loop: from examples to the network that ranks the tuning slice best."""
+
+import copy
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from training.config import LossConfig, NetworkConfig
+from training.losses import Loss, settle_loss, stationary_bias
+from training.metrics import average_precision
+from training.network import Architecture, Codes, Floats, FraudNetwork, Mask, raw_logits
+
+GRADIENT_BOUND = 1.0
+"""Gradients are clipped to this norm: one odd batch must not undo what a hundred have learned."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Rows the loop may see, in the order of time.
+
+    Shapes: numeric (rows, n), NaN where missing; categorical (rows, m), negative where missing; labels (rows,).
+    """
+
+    numeric: Floats
+    categorical: Codes
+    labels: Mask
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """A network with what is needed to read its logits.
+
+    Attributes:
+        network: in evaluation mode, the best moving average of the weights.
+        loss: the loss it minimised, its numbers settled.
+        beta: share of the legitimate rows it was shown per epoch, exact.
+        prior: share of fraud among the fit rows before sampling.
+        average_precisions: of the tuning slice after each epoch that ran; empty without one.
+    """
+
+    network: FraudNetwork
+    loss: Loss
+    beta: float
+    prior: float
+    average_precisions: tuple[float, ...]
+
+
+def train(
+    fit: Part,
+    tune: Part | None,
+    config: NetworkConfig,
+    loss_config: LossConfig,
+    *,
+    seed: int,
+    threads: int,
+    entity_features: Sequence[slice],
+    tick: Callable[[], None],
+) -> Trained:
+    """Minimise the loss over `fit` and keep the epoch with the best average precision on `tune`.
+
+    AdamW under a one-cycle schedule, all frauds and a fresh draw of the legitimate rows each epoch, a moving average
+    of the weights. Same arguments, same weights to the last bit (on one CPU type).
+
+    Args:
+        fit: the rows to learn from; both classes must be there.
+        tune: later rows that decide when to stop; without them every epoch runs and the last counts.
+        config: network and optimiser.
+        loss_config: what to minimise.
+        seed: of the initial weights, the draws and the drop-outs.
+        threads: torch's threads; the order of sums depends on it.
+        entity_features: by entity, its part of the numeric features; hidden together now and then.
+        tick: called after each epoch, for a progress bar.
+    """
+    with _reproducible(seed, threads):
+        frauds = int(fit.labels.sum())
+        legitimate = len(fit.labels) - frauds
+        drawn = max(1, round(config.negatives_kept * legitimate))
+        beta, prior = drawn / legitimate, frauds / len(fit.labels)
+        loss = settle_loss(
+            loss_config.name, gamma=loss_config.gamma, alpha=loss_config.alpha, frauds=frauds, legitimate=drawn
+        )
+        shape = Architecture(config.width, config.depth, config.dropout, config.bins, config.embedding)
+        bias = stationary_bias(prior, gamma=loss.gamma, alpha=loss.alpha, beta=beta)
+        network = FraudNetwork.for_data(fit.numeric, fit.categorical, shape, bias=bias)
+        draws = np.random.default_rng(seed)
+        best, reached = network, [0.0]
+        steps = math.ceil((frauds + drawn) / config.batch)
+        for averaged in _epochs(
+            network, loss, config, steps, lambda: _batches(fit, drawn, config, entity_features, draws)
+        ):
+            tick()
+            if tune is None:
+                best = averaged
+                continue
+            reached.append(average_precision(tune.labels, raw_logits(averaged, tune.numeric, tune.categorical)))
+            if reached[-1] > max(reached[:-1]):
+                best = copy.deepcopy(averaged)
+            elif len(reached) - 1 - int(np.argmax(reached)) >= config.patience:
+                break
+    return Trained(best.eval(), loss, beta, prior, tuple(reached[1:]))
+
+
+def _epochs(
+    network: FraudNetwork,
+    loss: Loss,
+    config: NetworkConfig,
+    steps: int,
+    batches: Callable[[], Iterator[tuple[Tensor, Tensor, Tensor]]],
+) -> Iterator[FraudNetwork]:
+    """Run the optimiser; after each epoch, the moving average of the weights as a network."""
+    optimiser = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, max_lr=config.learning_rate, total_steps=steps * config.epochs
+    )
+    decay = get_ema_multi_avg_fn(config.average_decay)  # type: ignore[no-untyped-call] # torch ships it untyped
+    average = AveragedModel(network, multi_avg_fn=decay)
+    for _ in range(config.epochs):
+        network.train()
+        for numeric, categorical, labels in batches():
+            optimiser.zero_grad()
+            loss(network(numeric, categorical), labels).backward()  # type: ignore[no-untyped-call] # torch's is untyped
+            nn.utils.clip_grad_norm_(network.parameters(), GRADIENT_BOUND)
+            optimiser.step()
+            schedule.step()
+            average.update_parameters(network)
+        averaged = average.module
+        assert isinstance(averaged, FraudNetwork), type(averaged)
+        yield averaged.eval()
+
+
+def _batches(
+    fit: Part, drawn: int, config: NetworkConfig, entity_features: Sequence[slice], draws: np.random.Generator
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """All frauds and `drawn` legitimate rows in random order, each row's entities hidden now and then."""
+    legitimate = draws.choice(np.flatnonzero(~fit.labels), drawn, replace=False, shuffle=False)
+    rows = draws.permutation(np.concatenate([np.flatnonzero(fit.labels), legitimate]))
+    for start in range(0, len(rows), config.batch):
+        batch = rows[start : start + config.batch]
+        numeric = fit.numeric[batch]
+        hidden = draws.random((len(batch), len(entity_features))) < config.entity_dropout
+        for entity, features in enumerate(entity_features):
+            numeric[hidden[:, entity], features] = np.nan
+        yield (
+            torch.from_numpy(numeric),
+            torch.from_numpy(fit.categorical[batch]),
+            torch.from_numpy(fit.labels[batch].astype(np.float32)),
+        )
+
+
+@contextmanager
+def _reproducible(seed: int, threads: int) -> Iterator[None]:
+    """Torch as a function of the seed and the number of threads; its global state is given back afterwards."""
+    threads_before, strict_before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(mode=True)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            yield
+    finally:
+        torch.use_deterministic_algorithms(strict_before)
+        torch.set_num_threads(threads_before)

@@ -1,0 +1,1 @@
+"""The parts of the transaction simulator; `training.simulate` puts them together."""
