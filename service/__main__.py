@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import gc
 import os
 import signal
 import socket
@@ -87,6 +88,10 @@ async def serve(settings: Settings) -> None:
         async with open_running(settings, telemetry) as running:
             app.state.touchstone = running
             telemetry.show_kernel_ready()
+            # What was imported and built so far stays until the end: a full collection would walk all of it, some
+            # 100 ms in which nobody is answered.
+            gc.collect()
+            gc.freeze()
             if not server.should_exit:
                 _announce(settings)
             await serving

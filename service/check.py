@@ -5,14 +5,17 @@ import os
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from service.app import bundle_directory, open_thresholds
 from service.bundle import Bundle
 from service.errors import TouchstoneError
 from service.features.compiled import cache_directory
-from service.model import OnnxModel
+from service.model import OnnxModel, available_providers
 from service.settings import Settings
+
+RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +32,7 @@ class Finding:
 
 def check(settings: Settings) -> Iterator[Finding]:
     """Look at everything, in the order of the start."""
+    yield _runtime({name for name in RUNTIMES if _installed(name)})
     yield from _bundle(settings)
     yield _kernel_cache(cache_directory())
     yield _state_directory(settings.state_dir)
@@ -42,7 +46,11 @@ def listen(host: str, port: int) -> socket.socket:
         OSError: the address is not ours, or the port is taken.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    return socket.create_server((host, port), family=family, backlog=2048)
+    listening = socket.create_server((host, port), family=family, backlog=2048)
+    # Inherited by what it accepts. asyncio would leave it off for a socket without a named protocol, and each answer
+    # in two parts would then wait 40 ms for the client's delayed acknowledgement; uvloop sets it anyway.
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listening
 
 
 def _bundle(settings: Settings) -> Iterator[Finding]:
@@ -56,10 +64,27 @@ def _bundle(settings: Settings) -> Iterator[Finding]:
         rows = len(bundle.golden.logit)
         yield Finding(subject, ok=True, detail=f"{rows} golden rows come out as in training, on {model.provider}")
         subject = "thresholds"
-        version = open_thresholds(settings, bundle).current
-        yield Finding(subject, ok=True, detail=f"version {version.number}, from {version.source}")
+        current = open_thresholds(settings, bundle).current
+        yield Finding(subject, ok=True, detail=f"version {current.number}, from {current.source}")
     except TouchstoneError as error:
         yield Finding(subject, ok=False, detail=str(error))
+
+
+def _runtime(installed: set[str]) -> Finding:
+    """The CPU and GPU builds are one Python package under two names; of both, the one installed last is half there."""
+    if len(installed) == 1:
+        return Finding("runtime", ok=True, detail=f"{installed.pop()}, with {', '.join(available_providers())}")
+    found = " and ".join(sorted(installed)) or "neither build"
+    advice = "uninstall both, then install the one you want"
+    return Finding("runtime", ok=False, detail=f"{found} of onnxruntime installed; {advice}")
+
+
+def _installed(distribution: str) -> bool:
+    try:
+        version(distribution)
+    except PackageNotFoundError:
+        return False
+    return True
 
 
 def _kernel_cache(directory: Path) -> Finding:

@@ -266,11 +266,16 @@ class Scorer:
             )
         )
         return [
-            _Verdict(probability, ruling, reasons.get(index, ()), self._degraded(case, histories.outcomes[index]))
+            _Verdict(
+                probability,
+                ruling,
+                reasons.get(index, ()),
+                self._degraded(case, probability, histories.outcomes[index]),
+            )
             for index, (case, probability, ruling) in enumerate(zip(cases, scored, rulings, strict=True))
         ]
 
-    def _degraded(self, case: _Case, outcomes: NDArray[np.int64]) -> tuple[str, ...]:
+    def _degraded(self, case: _Case, probability: float | None, outcomes: NDArray[np.int64]) -> tuple[str, ...]:
         """What the decision was made without, from the closed list of the contract."""
         bits = outcomes.tolist()
         missing = [name for name, bit in zip(self._plan.entities, bits, strict=True) if bit & (UNKNOWN | UNAVAILABLE)]
@@ -278,6 +283,8 @@ class Scorer:
             missing.append("duplicate")
         if case.amount_minor is None:
             missing.append("currency")
+        elif probability is None:
+            missing.append("model")
         return tuple(missing)
 
     def _response(

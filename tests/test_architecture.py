@@ -15,7 +15,6 @@ HEAVY = {
     "prometheus_client",
     "polars",
     "torch",
-    "yaml",
 }
 
 
@@ -38,6 +37,4 @@ def test_serving_loads_nothing_that_only_training_needs() -> None:
     """The serving image holds no torch; so nothing the application imports may ask for it."""
     loaded = loaded_by("import service.app, service.__main__")
     assert "onnxruntime" in loaded
-    assert (
-        loaded & {"torch", "polars", "onnx", "onnxscript", "matplotlib", "typer", "httpx", "training"} == set()
-    )
+    assert loaded & {"torch", "polars", "onnx", "onnxscript", "matplotlib", "typer", "httpx", "training"} == set()

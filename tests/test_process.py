@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from service.check import listen
+from service.check import _runtime, listen
 from service.settings import Settings, flag
 from tests.api.test_score import transaction
 
@@ -142,7 +142,7 @@ def test_a_taken_port_is_reported_in_one_line(small_bundle: Path, tmp_path: Path
     [
         (["--prot", "1"], "SettingsInvalid: command line: --prot is not a setting; the closest is --port"),
         (["--prot=1"], "SettingsInvalid: command line: --prot is not a setting; the closest is --port"),
-        (["sevre"], "SettingsInvalid: sevre is not a command; there are serve, check, settings"),
+        (["sevre"], "SettingsInvalid: sevre is not a command; there are serve, check, warm, settings"),
         (["--port", "http"], "SettingsInvalid: TOUCHSTONE_PORT: "),
         (["--model-dir", "/nowhere"], "BundleInvalid: /nowhere holds no bundle"),
         (["--config", "/nowhere"], "SettingsInvalid: /nowhere"),
@@ -196,3 +196,14 @@ def test_the_doctor_says_what_is_wrong_and_what_to_do(small_bundle: Path, tmp_pa
     assert "model.onnx" in failed[0]
     assert "TOUCHSTONE_STATE_DIR" in failed[1]
     assert "TOUCHSTONE_PORT" in failed[2]
+
+
+@pytest.mark.parametrize(
+    ("installed", "ok"),
+    [({"onnxruntime"}, True), ({"onnxruntime-gpu"}, True), ({"onnxruntime", "onnxruntime-gpu"}, False)],
+)
+def test_the_doctor_finds_two_runtimes_that_overwrite_each_other(installed: set[str], ok: bool) -> None:  # noqa: FBT001 - a table's column
+    """Either build alone is well; both are a broken one, and the line says what to do."""
+    finding = _runtime(set(installed))
+    assert finding.ok is ok
+    assert ok or "uninstall both" in finding.detail

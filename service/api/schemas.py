@@ -7,7 +7,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from service.api.problems import Problem
 
 DecisionWord = Literal["approve", "challenge", "review", "decline"]
-Degraded = Literal["card", "merchant", "terminal", "device", "customer", "email", "ip", "currency", "duplicate"]
+Degraded = Literal[
+    "card", "merchant", "terminal", "device", "customer", "email", "ip", "currency", "duplicate", "model"
+]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # the engine runs without pydantic
     from service.transaction import Transaction
 
 CLOCK_TOLERANCE_MS = 5 * 60 * 1000  # an event may claim to be this far ahead of its arrival, no further
+AMOUNT_LIMIT = (1 << 48) - 1  # minor units of the base currency; what six bytes hold, 2.8 trillion euros
 COORDINATE_SCALE = 10_000  # coordinates are kept in 10^-4 degree, about 11 m
 MISSING_COORDINATE = -(1 << 23)  # the least value three bytes hold
 
@@ -112,12 +113,13 @@ def transaction_row(transaction: "Transaction", *, arrival_ms: int, amount_minor
     Args:
         transaction: a checked request.
         arrival_ms: when it reached us; for history, its event time.
-        amount_minor: the amount in minor units of the base currency.
+        amount_minor: the amount in minor units of the base currency; more than `AMOUNT_LIMIT` counts as that.
 
     Returns:
         One integer per `Column`.
     """
     time_ms = min(transaction.event_time_ms, arrival_ms + CLOCK_TOLERANCE_MS)
+    amount_minor = min(amount_minor, AMOUNT_LIMIT)
     follow_kind = transaction.follow_kind
     return (
         Kind.ATTEMPT if follow_kind is None else Kind.FOLLOW_UP,

@@ -188,6 +188,8 @@ class _Reader:
         if top.get("version") != 1:
             self.fault("version", "expected 1")
         horizon_ms = self.duration("horizon", top.get("horizon"))
+        if any(fault.path == "horizon" for fault in self.faults):
+            horizon_ms = 0  # unknown: nothing can be said to exceed it
         entities = tuple(
             self.entity(f"entities.{name}", name, value, horizon_ms)
             for name, value in self.named("entities", top.get("entities"))

@@ -1,0 +1,45 @@
+"""The command `python -m benchmarks`: measure a service on this machine, or watch one at work."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from benchmarks.bench import bench
+from benchmarks.demo import PAST, demo
+from benchmarks.measure import RequestRefused
+from benchmarks.serving import ServiceFailed, free_port
+from service.errors import TouchstoneError
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one command. Returns the exit status: 0, or 1 with a line on standard error that says why."""
+    options = _parser().parse_args(arguments)
+    console = Console(highlight=False, soft_wrap=True)
+    port = options.port or free_port()
+    try:
+        if options.command == "bench":
+            bench(console, port=port, model_dir=options.model_dir)
+        else:
+            demo(console, port=port, model_dir=options.model_dir, seconds=options.seconds, past=PAST)
+    except (ServiceFailed, RequestRefused, TouchstoneError) as error:
+        sys.stderr.write(f"{type(error).__name__}: {error}\n")
+        return 1
+    except KeyboardInterrupt:
+        return 130  # as a shell has it
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="A real service, measured or watched.")
+    parser.add_argument("command", choices=["bench", "demo"])
+    parser.add_argument("--model-dir", type=Path, help="a bundle, or a directory of versions [the shipped one]")
+    parser.add_argument("--port", type=int, help="where the service shall listen [any free port]")
+    parser.add_argument("--seconds", type=float, default=60.0, help="how long the demo lasts [60]")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
