@@ -171,9 +171,9 @@ def test_the_doctor_finds_everything_in_order(small_bundle: Path, tmp_path: Path
     ended = run("check", f"--model-dir={small_bundle}", f"--state-dir={tmp_path}", f"--port={free_port}")
     assert ended.returncode == 0, ended.stdout
     lines = ended.stdout.splitlines()
-    assert [line.split("  ", 1)[0].strip() for line in lines] == ["ok"] * 6
+    assert [line.split("  ", 1)[0].strip() for line in lines] == ["ok"] * 7
     subjects = [line[8:].split(":")[0] for line in lines]
-    assert subjects == ["bundle", "model", "thresholds", "kernel cache", "state directory", "port"]
+    assert subjects == ["runtime", "bundle", "model", "thresholds", "kernel cache", "state directory", "port"]
 
 
 def test_the_doctor_says_what_is_wrong_and_what_to_do(small_bundle: Path, tmp_path: Path) -> None:
