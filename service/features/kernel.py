@@ -1,17 +1,16 @@
-"""The kernel: folds an entity's entries into its state and reads features from it. The only code that computes them.
+"""The kernel: folds entries into an entity's state and reads features from it. The only code that computes them.
 
-Online it runs over the bytes a store returned (`fold_histories`), offline over columns sorted by entity
-(`fold_columns`). Both call the same `advance`, `read` and `apply`; docs/features.md says what these mean.
+`online` runs it over the bytes a store returned, `offline` over columns grouped by entity. Both call the same
+`advance`, `read_known` and `apply`; docs/features.md says what these mean.
 """
 
 import math
 
 import numpy as np
 
-from service.features.compiled import Bytes, Flags, Float32s, Float64s, Int, Ints, Number, compiled, entry_point, int64
-from service.features.entry import MISSING, Column, Kind, read_entry, write_entry
+from service.features.compiled import Float32s, Float64s, Int, Ints, Number, compiled, int64
+from service.features.entry import MISSING, Column, Kind
 from service.features.plan import (
-    COMPACT_AT,
     D_AT,
     D_MEASURE,
     D_QUANTUM,
@@ -27,13 +26,10 @@ from service.features.plan import (
     F_OPERATION,
     FIRST_DECAY,
     FIRST_FEATURE,
-    FIRST_LAYOUT,
     FIRST_REGISTER,
     FIRST_SET,
     FIRST_WINDOW,
     HORIZON,
-    KEEP,
-    KEY_COLUMN,
     LOCATION_AT,
     LONGEST,
     NO_LOCATION,
@@ -48,8 +44,6 @@ from service.features.plan import (
     S_STEPS,
     S_STRIDE,
     S_TALLY,
-    SPEC_HASH,
-    STATE_SIZE,
     W_AT,
     W_DELAY,
     W_FIRST_SUM,
@@ -60,7 +54,6 @@ from service.features.plan import (
 )
 from service.features.spec import DAY_MS, HOUR_MS, MEASURES
 from service.features.state import (
-    BASE_MARK,
     FIRST,
     GENERATION,
     HWM,
@@ -68,11 +61,7 @@ from service.features.state import (
     NONE,
     REMEMBERED,
     REV,
-    base_length,
-    base_spec_hash,
     clear,
-    read_base,
-    write_base,
 )
 
 # What came of one entity of one transaction (a bit field).
@@ -111,10 +100,8 @@ COSINES = np.array([round(10_000 * math.cos(math.radians(degree))) for degree in
 HALF_TURN = 1_800_000  # 180° in 10^-4 degree
 KM_PER_COORDINATE = 0.011132
 
-MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # Fibonacci hashing, for the index of remembered ids
 
-
-# ---------------------------------------------------------------- one entry
+# ---------------------------------------------------------------- an entry
 
 
 @compiled
@@ -313,7 +300,56 @@ def _remember(state: Ints, entity: Ints, identity: Int) -> None:
     state[REMEMBERED] = min(state[REMEMBERED] + 1, size)
 
 
+@compiled
+def accept(state: Ints, entity: Ints, windows: Ints, sets: Ints, decays: Ints, registers: Ints, event: Ints) -> bool:
+    """Advance and apply, unless the event's id is remembered. Returns whether it was accepted."""
+    if remembered(state, entity, event[C_ID]):
+        return False
+    as_of = advance(state, entity, windows, event[C_TIME])
+    apply(state, entity, windows, sets, decays, registers, event, as_of)
+    return True
+
+
+@compiled
+def remembered(state: Ints, entity: Ints, identity: Int) -> bool:
+    """Whether an id is among the last accepted ones."""
+    at = entity[RING_AT] + 1
+    for slot in range(state[REMEMBERED]):  # noqa: SIM110 - numba compiles no generator expression
+        if state[at + slot] == identity:
+            return True
+    return False
+
+
 # ---------------------------------------------------------------- features
+
+
+@compiled
+def read_known(
+    state: Ints,
+    entity: Ints,
+    sets: Ints,
+    decays: Ints,
+    features: Ints,
+    defaults: Float64s,
+    mine: Ints,
+    time: Int,
+    as_of: Int,
+    born_at: Int,
+    out: Float32s,
+) -> int:
+    """Read features, or mark them missing where the store cannot know. Returns FOLDED, NEW or UNKNOWN.
+
+    `time` is the event time that the first append of the transaction fixed.
+    """
+    known = state[HWM] != NONE  # not rev: a log forgotten beyond the horizon is like one that never was
+    if not known and as_of < born_at + entity[LONGEST]:
+        out[entity[FIRST_FEATURE] : entity[END_FEATURE]] = math.nan
+        return UNKNOWN
+    given = mine[C_TIME]
+    mine[C_TIME] = time
+    read(state, entity, sets, decays, features, defaults, mine, as_of, known, out)
+    mine[C_TIME] = given
+    return FOLDED if known else NEW
 
 
 @compiled
@@ -455,426 +491,3 @@ def read_transaction(features: Ints, first: Int, event: Ints, out: Float32s) -> 
         elif operation == O_PRESENT:
             value = 0.0 if event[a] == MISSING[a] else 1.0
         out[index] = np.float32(value)
-
-
-# ---------------------------------------------------------------- online: bytes
-
-
-@entry_point
-def fold_histories(
-    values: Bytes,
-    starts: Ints,
-    reachable: Flags,
-    rows: Ints,
-    born_at: Int,
-    entities: Ints,
-    windows: Ints,
-    sets: Ints,
-    decays: Ints,
-    registers: Ints,
-    features: Ints,
-    defaults: Float64s,
-    layout: Ints,
-    numeric: Float32s,
-    revs: Ints,
-    lateness: Ints,
-    outcomes: Ints,
-) -> None:
-    """Features of a batch of transactions from the bytes of their entities' logs.
-
-    Args:
-        values: uint8, all logs one after the other; transaction i's own entry is in each of its logs.
-        starts: int64 (n · entities + 1), where each log begins.
-        reachable: bool (n, entities), False where the store did not answer.
-        rows: int64 (n, columns), the transactions.
-        born_at: effective time of the first entry the store accepted.
-        entities, windows, sets, decays, registers, features, defaults, layout: the plan's tables.
-        numeric: float32 (n, features), written.
-        revs: int64 (n, entities), written: entries accepted before mine, -1 where unknown.
-        lateness: int64 (n, entities), written: as_of − event time in milliseconds.
-        outcomes: int64 (n, entities), written: bits FOLDED .. COMPACTABLE.
-    """
-    count, kinds = rows.shape[0], entities.shape[0]
-    state = np.empty(entities[:, STATE_SIZE].max() if kinds else 0, np.int64)
-    scratch = np.empty(N_COLUMNS, np.int64)
-    index = new_index(entities, starts)
-    for i in range(count):
-        for k in range(kinds):
-            entity = entities[k]
-            revs[i, k], lateness[i, k] = -1, 0
-            if rows[i, entity[KEY_COLUMN]] == 0 or not reachable[i, k]:
-                outcomes[i, k] = ABSENT if rows[i, entity[KEY_COLUMN]] == 0 else UNAVAILABLE
-                numeric[i, entity[FIRST_FEATURE] : entity[END_FEATURE]] = math.nan
-                continue
-            own = state[: entity[STATE_SIZE]]
-            start, end = starts[i * kinds + k], starts[i * kinds + k + 1]
-            entry = _open(values, start, end, entity, own)
-            entries = _count_entries(values, entry, end, entity, layout) if entry >= 0 else -1
-            if entries < 0:
-                outcomes[i, k] = UNAVAILABLE
-                numeric[i, entity[FIRST_FEATURE] : entity[END_FEATURE]] = math.nan
-                continue
-            outcomes[i, k], revs[i, k], lateness[i, k] = _fold_one(
-                values, entry, end, entity, windows, sets, decays, registers, features, defaults, layout, rows[i],
-                born_at, own, scratch, index, numeric[i],
-            )  # fmt: skip
-            if entries >= entity[COMPACT_AT] + entity[KEEP]:
-                outcomes[i, k] |= COMPACTABLE
-        first = entities[kinds - 1, END_FEATURE] if kinds else 0
-        read_transaction(features, first, rows[i], numeric[i])
-
-
-@compiled
-def _open(values: Bytes, start: Int, end: Int, entity: Ints, state: Ints) -> Int:
-    """Load the base, if there is one. Returns where the entries begin, or -1 where the base is not ours."""
-    state[REV] = 0
-    state[GENERATION] = 0
-    clear(state)
-    if start < end and values[start] == BASE_MARK:
-        length = base_length(values, start)
-        if start + length > end or base_spec_hash(values, start) != entity[SPEC_HASH]:
-            return int64(-1)
-        if not read_base(values, start, start + length, state):
-            return int64(-1)
-        return start + length
-    return start
-
-
-@compiled
-def _fold_one(
-    values: Bytes,
-    offset: Int,
-    end: Int,
-    entity: Ints,
-    windows: Ints,
-    sets: Ints,
-    decays: Ints,
-    registers: Ints,
-    features: Ints,
-    defaults: Float64s,
-    layout: Ints,
-    mine: Ints,
-    born_at: Int,
-    state: Ints,
-    event: Ints,
-    index: Ints,
-    out: Float32s,
-) -> tuple[Int, Int, Int]:
-    """Fold a log up to my entry and read my features. Returns (outcome, rev, lateness).
-
-    Where my id was accepted twice, because the first was forgotten in between, the second is mine: the same one that
-    an offline fold accepts for it.
-    """
-    load_index(index, state, entity)
-    outcome, rev, lateness = UNAVAILABLE, int64(-1), int64(0)
-    remembered_rev = int64(-1)
-    event[:] = MISSING
-    while offset < end:
-        offset = _next(values, offset, entity, layout, event)
-        is_mine = event[C_ID] == mine[C_ID]
-        seen = find(index, state, event[C_ID])
-        if seen >= 0:
-            if is_mine and rev < 0:
-                remembered_rev = seen
-            elif is_mine:
-                outcome |= RETRIED
-            continue
-        as_of = advance(state, entity, windows, event[C_TIME])
-        if is_mine:
-            time = event[C_TIME]
-            outcome = _read_mine(state, entity, sets, decays, features, defaults, mine, time, as_of, born_at, out)
-            rev, lateness = state[REV], as_of - time
-            if not _occurs(values, offset, end, entity, layout, mine[C_ID]):
-                return outcome, rev, lateness
-        apply(state, entity, windows, sets, decays, registers, event, as_of)
-        add(index, state, event[C_ID])
-    if rev >= 0:
-        return outcome, rev, lateness
-    if remembered_rev >= 0:
-        as_of = advance(state, entity, windows, mine[C_TIME])
-        _read_mine(state, entity, sets, decays, features, defaults, mine, mine[C_TIME], as_of, born_at, out)
-        return DUPLICATE, remembered_rev, as_of - mine[C_TIME]
-    out[entity[FIRST_FEATURE] : entity[END_FEATURE]] = math.nan  # my entry was lost on its way back
-    return outcome, rev, lateness
-
-
-@compiled
-def _read_mine(
-    state: Ints,
-    entity: Ints,
-    sets: Ints,
-    decays: Ints,
-    features: Ints,
-    defaults: Float64s,
-    mine: Ints,
-    time: Int,
-    as_of: Int,
-    born_at: Int,
-    out: Float32s,
-) -> int:
-    """Read my features, at the time my first append fixed."""
-    known = state[HWM] != NONE  # not rev: a log forgotten beyond the horizon is like one that never was
-    if not known and as_of < born_at + entity[LONGEST]:
-        out[entity[FIRST_FEATURE] : entity[END_FEATURE]] = math.nan
-        return UNKNOWN
-    given = mine[C_TIME]
-    mine[C_TIME] = time
-    read(state, entity, sets, decays, features, defaults, mine, as_of, known, out)
-    mine[C_TIME] = given
-    return FOLDED if known else NEW
-
-
-@compiled
-def _next(values: Bytes, offset: Int, entity: Ints, layout: Ints, event: Ints) -> Int:
-    """Read the entry at `offset` into `event`. Returns the offset behind it."""
-    kind = int64(values[offset])
-    offset = read_entry(values, offset, layout, entity[FIRST_LAYOUT + kind - 1], entity[FIRST_LAYOUT + kind], event)
-    if kind in (ATTEMPT, FOLLOW_UP):
-        event[C_ORIGIN] = event[C_TIME]
-    return offset
-
-
-@compiled
-def _entry_length(values: Bytes, offset: Int, entity: Ints, layout: Ints) -> Int:
-    kind = int64(values[offset])
-    length = 1
-    for item in range(entity[FIRST_LAYOUT + kind - 1], entity[FIRST_LAYOUT + kind]):
-        length += layout[item, 1]
-    return length
-
-
-@compiled
-def _count_entries(values: Bytes, offset: Int, end: Int, entity: Ints, layout: Ints) -> Int:
-    """How many entries stand in values[offset:end], or -1 where these bytes are not entries."""
-    entries = 0
-    while offset < end:
-        if values[offset] < ATTEMPT or values[offset] > VOID:
-            return -1
-        offset += _entry_length(values, offset, entity, layout)
-        entries += 1
-    return entries if offset == end else -1
-
-
-@compiled
-def _occurs(values: Bytes, offset: Int, end: Int, entity: Ints, layout: Ints, identity: Int) -> bool:
-    """Whether an id stands in a part of a log. The id is the first column of every entry."""
-    while offset < end:
-        value = int64(0)
-        for byte in range(6):
-            value |= int64(values[offset + 1 + byte]) << (8 * byte)
-        if value == identity:
-            return True
-        offset += _entry_length(values, offset, entity, layout)
-    return False
-
-
-@entry_point
-def compact_log(
-    value: Bytes,
-    k: Int,
-    keep: Int,
-    entities: Ints,
-    windows: Ints,
-    sets: Ints,
-    decays: Ints,
-    registers: Ints,
-    layout: Ints,
-    out: Bytes,
-) -> tuple[Int, Int]:
-    """Replace all but the last `keep` entries of entity kind k's log by a base.
-
-    Args:
-        value: uint8, the log.
-        k: which entity.
-        keep: entries left after the base; fewer than the log has.
-        entities, windows, sets, decays, registers, layout: the plan's tables.
-        out: uint8, at least 10 bytes per state slot + header; the base is written here.
-
-    Returns:
-        (length of the base in `out`, length of the prefix of `value` it replaces); zeros where there is nothing to do.
-    """
-    entity = entities[k]
-    state = np.empty(entity[STATE_SIZE], np.int64)
-    event = MISSING.copy()
-    offset = _open(value, 0, value.shape[0], entity, state)
-    spare = _count_entries(value, offset, value.shape[0], entity, layout) - keep if offset >= 0 else 0
-    if spare <= 0:
-        return 0, 0
-    for _ in range(spare):
-        offset = _next(value, offset, entity, layout, event)
-        accept(state, entity, windows, sets, decays, registers, event)
-    return write_base(state, entity[SPEC_HASH], out), offset
-
-
-@entry_point
-def encode_entry(row: Ints, k: Int, entities: Ints, layout: Ints, out: Bytes) -> Int:
-    """Pack an event for entity kind k's log into `out` (uint8). Returns its length."""
-    entity = entities[k]
-    return write_entry(row, layout, entity[FIRST_LAYOUT + row[0] - 1], entity[FIRST_LAYOUT + row[0]], out, 0)
-
-
-# ---------------------------------------------------------------- offline: columns
-
-
-@compiled
-def accept(state: Ints, entity: Ints, windows: Ints, sets: Ints, decays: Ints, registers: Ints, event: Ints) -> bool:
-    """Advance and apply, unless the event's id is remembered. Returns whether it was accepted."""
-    if _remembered(state, entity, event[C_ID]):
-        return False
-    as_of = advance(state, entity, windows, event[C_TIME])
-    apply(state, entity, windows, sets, decays, registers, event, as_of)
-    return True
-
-
-@compiled
-def _remembered(state: Ints, entity: Ints, identity: Int) -> bool:
-    at = entity[RING_AT] + 1
-    for slot in range(state[REMEMBERED]):  # noqa: SIM110 - numba compiles no generator expression
-        if state[at + slot] == identity:
-            return True
-    return False
-
-
-@entry_point
-def fold_columns(
-    events: Ints,
-    order: Ints,
-    starts: Ints,
-    first: Int,
-    last: Int,
-    k: Int,
-    born_at: Int,
-    entities: Ints,
-    windows: Ints,
-    sets: Ints,
-    decays: Ints,
-    registers: Ints,
-    features: Ints,
-    defaults: Float64s,
-    numeric: Float32s,
-    revs: Ints,
-) -> None:
-    """Features of one entity kind over a table of events, for the logs first .. last.
-
-    Args:
-        events: int64 (rows, columns), in arrival order.
-        order: int64, row numbers grouped by log, in log order within each.
-        starts: int64 (logs + 1), where each log begins in `order`.
-        first, last: the logs to fold, as positions in `starts`; they are independent, so threads can share the work.
-        k: which entity.
-        born_at: effective time of the first entry of all.
-        entities, windows, sets, decays, registers, features, defaults: the plan's tables.
-        numeric: float32 (rows, features), this entity's columns are written for transactions.
-        revs: int64 (rows, entities), written: entries accepted before this one, -1 where it was a duplicate.
-    """
-    entity = entities[k]
-    state = np.empty(entity[STATE_SIZE], np.int64)
-    for log in range(first, last):
-        state[REV] = 0
-        state[GENERATION] = 0
-        clear(state)
-        for position in range(starts[log], starts[log + 1]):
-            row = order[position]
-            event = events[row]
-            if _remembered(state, entity, event[C_ID]):
-                revs[row, k] = -1
-                continue
-            as_of = advance(state, entity, windows, event[C_TIME])
-            revs[row, k] = state[REV]
-            if event[0] in (ATTEMPT, FOLLOW_UP):
-                _read_mine(
-                    state, entity, sets, decays, features, defaults, event, event[C_TIME], as_of, born_at, numeric[row]
-                )
-            apply(state, entity, windows, sets, decays, registers, event, as_of)
-
-
-@entry_point
-def fold_transactions(events: Ints, first: Int, features: Ints, numeric: Float32s) -> None:
-    """The history-free features of every transaction in a table of events, from feature `first` on."""
-    for row in range(events.shape[0]):
-        if events[row, 0] in (ATTEMPT, FOLLOW_UP):
-            read_transaction(features, first, events[row], numeric[row])
-
-
-@entry_point
-def final_base(
-    events: Ints,
-    rows: Ints,
-    k: Int,
-    entities: Ints,
-    windows: Ints,
-    sets: Ints,
-    decays: Ints,
-    registers: Ints,
-    out: Bytes,
-) -> Int:
-    """The base of one log after all its events: the hand-off from history to the live store. Returns its length."""
-    entity = entities[k]
-    state = np.empty(entity[STATE_SIZE], np.int64)
-    state[REV] = 0
-    state[GENERATION] = 0
-    clear(state)
-    for row in rows:
-        accept(state, entity, windows, sets, decays, registers, events[row])
-    return write_base(state, entity[SPEC_HASH], out)
-
-
-# ---------------------------------------------------------------- the index of remembered ids
-# Online each entry of a log is looked up among the ring's ids. Instead of scanning the ring for each, they are put into
-# an open-addressing table once: slots of (id, rev). An id counts as remembered while its rev is one of the last `ring`.
-
-
-@compiled
-def new_index(entities: Ints, starts: Ints) -> Ints:
-    """A table with room for the largest ring and the longest log of a batch, at most half full."""
-    largest_ring, longest_log = 1, 0
-    for k in range(entities.shape[0]):
-        largest_ring = max(largest_ring, entities[k, RING_SIZE])
-    for log in range(starts.shape[0] - 1):
-        longest_log = max(longest_log, starts[log + 1] - starts[log])
-    room = 2 * (largest_ring + longest_log // 13 + 1)  # an entry has at least kind, id and time
-    size = 64
-    while size < room:
-        size *= 2
-    return np.empty((size, 2), np.int64)
-
-
-@compiled
-def load_index(index: Ints, state: Ints, entity: Ints) -> None:
-    """Fill the table with what the ring remembers."""
-    index[:, 0] = 0
-    at, size = entity[RING_AT], entity[RING_SIZE]
-    for back in range(1, state[REMEMBERED] + 1):
-        slot = (state[at] - back) % size
-        _put(index, state[at + 1 + slot], state[REV] - back)
-
-
-@compiled
-def find(index: Ints, state: Ints, identity: Int) -> Int:
-    """The rev under which an id was accepted, or -1 where it is not remembered (any more)."""
-    slot = _probe(index, identity)
-    rev = index[slot, 1]
-    return rev if index[slot, 0] == identity and rev >= state[REV] - state[REMEMBERED] else int64(-1)
-
-
-@compiled
-def add(index: Ints, state: Ints, identity: Int) -> None:
-    """Note the entry that was just accepted."""
-    _put(index, identity, state[REV] - 1)
-
-
-@compiled
-def _put(index: Ints, identity: Int, rev: Int) -> None:
-    slot = _probe(index, identity)
-    index[slot, 0] = identity
-    index[slot, 1] = rev
-
-
-@compiled
-def _probe(index: Ints, identity: Int) -> Int:
-    """The slot that holds an id, or the empty one where it belongs."""
-    mask = index.shape[0] - 1
-    slot = int64((np.uint64(identity) * MULTIPLIER) >> np.uint64(40)) & mask
-    while index[slot, 0] != 0 and index[slot, 0] != identity:
-        slot = (slot + 1) & mask
-    return slot

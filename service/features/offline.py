@@ -7,10 +7,22 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from service.features.compiled import Bytes, Float32s, Float64s, Int, Ints, entry_point
 from service.features.entry import Column
-from service.features.kernel import final_base, fold_columns, fold_transactions
-from service.features.plan import END_FEATURE, STATE_SIZE, Plan
-from service.features.state import BASE_HEADER
+from service.features.kernel import (
+    ATTEMPT,
+    C_ID,
+    C_TIME,
+    FOLLOW_UP,
+    accept,
+    advance,
+    apply,
+    read_known,
+    read_transaction,
+    remembered,
+)
+from service.features.plan import END_FEATURE, SPEC_HASH, STATE_SIZE, Plan
+from service.features.state import BASE_HEADER, GENERATION, REV, clear, write_base
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,3 +125,90 @@ def _ranges(starts: NDArray[np.int64], parts: int) -> Iterator[tuple[int, int]]:
     for first, last in zip(cuts[:-1], cuts[1:], strict=True):
         if first < last:
             yield first, last
+
+
+# ---------------------------------------------------------------- compiled
+
+
+@entry_point
+def fold_columns(
+    events: Ints,
+    order: Ints,
+    starts: Ints,
+    first: Int,
+    last: Int,
+    k: Int,
+    born_at: Int,
+    entities: Ints,
+    windows: Ints,
+    sets: Ints,
+    decays: Ints,
+    registers: Ints,
+    features: Ints,
+    defaults: Float64s,
+    numeric: Float32s,
+    revs: Ints,
+) -> None:
+    """Features of one entity kind over a table of events, for the logs first .. last.
+
+    Args:
+        events: int64 (rows, columns), in arrival order.
+        order: int64, row numbers grouped by log, in log order within each.
+        starts: int64 (logs + 1), where each log begins in `order`.
+        first, last: the logs to fold, as positions in `starts`; they are independent, so threads can share the work.
+        k: which entity.
+        born_at: effective time of the first entry of all.
+        entities, windows, sets, decays, registers, features, defaults: the plan's tables.
+        numeric: float32 (rows, features), this entity's columns are written for transactions.
+        revs: int64 (rows, entities), written: entries accepted before this one, -1 where it was a duplicate.
+    """
+    entity = entities[k]
+    state = np.empty(entity[STATE_SIZE], np.int64)
+    for log in range(first, last):
+        state[REV] = 0
+        state[GENERATION] = 0
+        clear(state)
+        for position in range(starts[log], starts[log + 1]):
+            row = order[position]
+            event = events[row]
+            if remembered(state, entity, event[C_ID]):
+                revs[row, k] = -1
+                continue
+            as_of = advance(state, entity, windows, event[C_TIME])
+            revs[row, k] = state[REV]
+            if event[0] in (ATTEMPT, FOLLOW_UP):
+                read_known(
+                    state, entity, sets, decays, features, defaults, event, event[C_TIME], as_of, born_at, numeric[row]
+                )
+            apply(state, entity, windows, sets, decays, registers, event, as_of)
+
+
+@entry_point
+def fold_transactions(events: Ints, first: Int, features: Ints, numeric: Float32s) -> None:
+    """The history-free features of every transaction in a table of events, from feature `first` on."""
+    for row in range(events.shape[0]):
+        if events[row, 0] in (ATTEMPT, FOLLOW_UP):
+            read_transaction(features, first, events[row], numeric[row])
+
+
+@entry_point
+def final_base(
+    events: Ints,
+    rows: Ints,
+    k: Int,
+    entities: Ints,
+    windows: Ints,
+    sets: Ints,
+    decays: Ints,
+    registers: Ints,
+    out: Bytes,
+) -> Int:
+    """The base of one log after all its events: the hand-off from history to the live store. Returns its length."""
+    entity = entities[k]
+    state = np.empty(entity[STATE_SIZE], np.int64)
+    state[REV] = 0
+    state[GENERATION] = 0
+    clear(state)
+    for row in rows:
+        accept(state, entity, windows, sets, decays, registers, events[row])
+    return write_base(state, entity[SPEC_HASH], out)
