@@ -130,7 +130,7 @@ def not_a_number(graph: onnx.ModelProto) -> None:
     [
         (renamed_input, "inputs are"),
         (doubled_weights, "golden rows differ"),
-        (not_a_number, "golden rows differ by nan"),
+        (not_a_number, "golden rows differ .* by nan"),
     ],
 )
 def test_a_graph_that_computes_something_else_is_refused(
