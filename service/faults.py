@@ -14,6 +14,12 @@ def reason(found: ErrorDetails) -> str:
             return "required"
         case "extra_forbidden":
             return "unknown"
+        case "model_type":
+            return "an object"
+        case "too_short":
+            return f"a list of at least {found['ctx']['min_length']}"
+        case "too_long":
+            return f"a list of at most {found['ctx']['max_length']}"
         case "string_pattern_mismatch":
             return f"a string matching {found['ctx']['pattern']}"
         case "json_invalid":

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from pydantic_core import ErrorDetails
 
 from service.errors import Fault, ThresholdsInvalid
+from service.faults import reason
 from service.transaction import MAX_AMOUNT_MINOR, Country, Currency, Token
 from service.vocabulary import Channel, EntryMode, ThreeDS
 
@@ -223,23 +224,7 @@ def _fault(found: ErrorDetails) -> Fault:
         if _PLAIN_KEY.fullmatch(key):
             return Fault(_pointer(location), "unknown")
         return Fault(_pointer(location[:-1]), "only the keys this object has")
-    return Fault(_pointer(location), _expected(found))
-
-
-def _expected(found: ErrorDetails) -> str:
-    match found["type"]:
-        case "missing":
-            return "required"
-        case "model_type":
-            return "an object"
-        case "too_short":
-            return f"a list of at least {found['ctx']['min_length']}"
-        case "too_long":
-            return f"a list of at most {found['ctx']['max_length']}"
-        case "string_pattern_mismatch":
-            return f"a string matching {found['ctx']['pattern']}"
-        case _:
-            return found["msg"].removeprefix("Input should be ")
+    return Fault(_pointer(location), reason(found))
 
 
 def _pointer(location: tuple[int | str, ...]) -> str:

@@ -15,6 +15,7 @@ from service.features.entry import (
     CHANNELS,
     CHECK_RESULTS,
     ENTRY_MODES,
+    FIELD_COLUMNS,
     MISSING,
     THREE_DS,
     Column,
@@ -29,25 +30,11 @@ from service.features.entry import (
 )
 from service.features.offline import categorical_codes, fold_events
 from service.features.plan import Plan
-from service.features.spec import DAY_MS
+from service.features.spec import COUNTRY_FIELDS, DAY_MS, KEY_FIELDS
 from service.vocabulary import FollowKind
 
-KEYS = {
-    "card_id": Column.CARD,
-    "merchant_id": Column.MERCHANT,
-    "terminal_id": Column.TERMINAL,
-    "device_id": Column.DEVICE,
-    "customer_id": Column.CUSTOMER,
-    "email_hash": Column.EMAIL,
-    "ip_address": Column.IP,
-}
-COUNTRIES = {
-    "merchant_country": Column.MERCHANT_COUNTRY,
-    "card_country": Column.CARD_COUNTRY,
-    "billing_country": Column.BILLING_COUNTRY,
-    "shipping_country": Column.SHIPPING_COUNTRY,
-    "ip_country": Column.IP_COUNTRY,
-}
+KEYS = {name: FIELD_COLUMNS[name] for name in KEY_FIELDS}
+COUNTRIES = {name: FIELD_COLUMNS[name] for name in COUNTRY_FIELDS}
 CODES = {
     "channel": (Column.CHANNEL, CHANNELS),
     "entry_mode": (Column.ENTRY_MODE, ENTRY_MODES),
@@ -55,7 +42,6 @@ CODES = {
     "avs_check": (Column.AVS_CHECK, CHECK_RESULTS),
     "three_ds": (Column.THREE_DS, THREE_DS),
 }
-OUTCOME_KEYS = ("card_id", "merchant_id", "terminal_id", "device_id")  # what an outcome's request can carry
 
 
 @dataclass(frozen=True, slots=True)

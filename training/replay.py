@@ -138,7 +138,7 @@ class _Online:
 
 def _require_same_bundle(client: httpx.Client, bundle: Bundle) -> None:
     served = _checked(client.get("/models")).json()
-    found = [model["bundle_sha256"] for model in served] if isinstance(served, list) else [served["bundle_sha256"]]
+    found = [model["bundle_sha256"] for model in served]
     if bundle.sha256 not in found:
         raise ReplayFailed(f"the service at {client.base_url} serves another bundle than {bundle.path}")
 

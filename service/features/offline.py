@@ -22,7 +22,7 @@ from service.features.kernel import (
     remembered,
 )
 from service.features.plan import END_FEATURE, SPEC_HASH, STATE_SIZE, Plan
-from service.features.state import BASE_HEADER, GENERATION, REV, clear, write_base
+from service.features.state import BASE_HEADER, REV, begin, write_base
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,9 +165,7 @@ def fold_columns(
     entity = entities[k]
     state = np.empty(entity[STATE_SIZE], np.int64)
     for log in range(first, last):
-        state[REV] = 0
-        state[GENERATION] = 0
-        clear(state)
+        begin(state)
         for position in range(starts[log], starts[log + 1]):
             row = order[position]
             event = events[row]
@@ -206,9 +204,7 @@ def final_base(
     """The base of one log after all its events: the hand-off from history to the live store. Returns its length."""
     entity = entities[k]
     state = np.empty(entity[STATE_SIZE], np.int64)
-    state[REV] = 0
-    state[GENERATION] = 0
-    clear(state)
+    begin(state)
     for row in rows:
         accept(state, entity, windows, sets, decays, registers, events[row])
     return write_base(state, entity[SPEC_HASH], out)

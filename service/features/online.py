@@ -44,12 +44,11 @@ from service.features.plan import (
 from service.features.state import (
     BASE_HEADER,
     BASE_MARK,
-    GENERATION,
     REMEMBERED,
     REV,
     base_length,
     base_spec_hash,
-    clear,
+    begin,
     read_base,
     write_base,
 )
@@ -204,9 +203,7 @@ def fold_histories(
 @compiled
 def _open(values: Bytes, start: Int, end: Int, entity: Ints, state: Ints) -> Int:
     """Load the base, if there is one. Returns where the entries begin, or -1 where the base is not ours."""
-    state[REV] = 0
-    state[GENERATION] = 0
-    clear(state)
+    begin(state)
     if start < end and values[start] == BASE_MARK:
         length = base_length(values, start)
         if start + length > end or base_spec_hash(values, start) != entity[SPEC_HASH]:

@@ -25,6 +25,14 @@ BASE_HEADER = 13  # mark (1), length (4), spec hash (8)
 
 
 @compiled
+def begin(state: Ints) -> None:
+    """The state before a log's first entry."""
+    state[REV] = 0
+    state[GENERATION] = 0
+    clear(state)
+
+
+@compiled
 def clear(state: Ints) -> None:
     """Forget everything but rev and generation; what crossing the horizon does."""
     state[HEAD:] = 0
