@@ -237,7 +237,8 @@ def _report_data(made: _Made, command: str) -> ReportData:
         loss=f"{loss.name} (gamma {loss.gamma:g}, alpha {alpha})",
         certificate=made.certificate,
         operating_points={
-            name.removesuffix("_at"): bound["probability"] for name, bound in made.points["default"].items()
+            decision: made.points["segments"][0][f"{decision}_at"]["probability"]  # type: ignore[literal-required]
+            for decision in ("challenge", "review", "decline")
         },
         periods=[_period(name, examples, getattr(made.split, name)) for name in ("fit", "tune", "calibrate", "test")],
         source=made.source,

@@ -99,7 +99,10 @@ def _operating_points(report: ReportData) -> str:
         for at, threshold in enumerate(thresholds)
     ]
     head = _row("at least", "from probability", "false-positive rate", "recall", "precision", "per 10,000")
-    intro = "## Operating points\n\nThe default thresholds of `thresholds.json`, measured on the last slice:\n"
+    intro = (
+        "## Operating points\n\n"
+        "The bounds on probability for e-commerce in `thresholds.json`, measured on the whole last slice:\n"
+    )
     return "\n".join([intro, head, _rule("lrrrrr"), *body])
 
 

@@ -1,15 +1,27 @@
 """Operating points: the thresholds a bundle ships with, where two neighbouring decisions cost the same."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias, TypedDict
 
 import numpy as np
 import numpy.typing as npt
 
+from service.vocabulary import Channel
 from training.config import CostConfig
 
 Reals = npt.NDArray[np.float64]
 Bound: TypeAlias = dict[str, float | int]
+
+
+class Segment(TypedDict):
+    """The levels of one channel."""
+
+    name: str
+    when: dict[str, list[str]]
+    challenge_at: Bound
+    review_at: Bound
+    decline_at: Bound
 
 
 class Document(TypedDict):
@@ -17,7 +29,7 @@ class Document(TypedDict):
 
     currency: str
     default: dict[str, Bound]
-    segments: list[str]
+    segments: list[Segment]
     fallback: dict[str, str | int]
 
 
@@ -33,6 +45,14 @@ class Level:
     expected_loss_minor: float
 
 
+@dataclass(frozen=True, slots=True)
+class Step:
+    """From which expected loss on a decision is cheaper than the one before, and how many it may hit."""
+
+    loss_minor: float
+    rate: float
+
+
 def operating_points(probabilities: Reals, amounts_minor: Reals, costs: CostConfig, *, currency: str) -> Document:
     """The thresholds document that minimises expected cost, within the rates the business can bear.
 
@@ -41,9 +61,11 @@ def operating_points(probabilities: Reals, amounts_minor: Reals, costs: CostConf
 
         challenge | approve    loss = challenge / challenge_catches
         review | challenge     loss = (review - challenge) / (review_catches - challenge_catches)
+        review | approve       loss = review / review_catches, where nobody can be challenged
         decline | review       loss = (false_decline - review) / (1 - review_catches)
 
-    The bound on probability is the same point at the amount that fraud typically takes (the mean amount, weighted by
+    Only e-commerce has somebody to challenge, so it is a segment, and the default goes from approve to review. The
+    bound on probability is the same point at the amount that fraud typically takes (the mean amount, weighted by
     probability). Where a rate would be exceeded on these rows, both bounds of its level rise together until it is met.
 
     Args:
@@ -52,29 +74,49 @@ def operating_points(probabilities: Reals, amounts_minor: Reals, costs: CostConf
         costs: prices, effects and rates.
         currency: the bundle's base currency.
     """
-    typical_minor = float(np.average(amounts_minor, weights=probabilities + 1e-12)) or 1.0
-    challenge_loss = costs.challenge_minor / max(costs.challenge_catches, 1e-3)
-    review_loss = (costs.review_minor - costs.challenge_minor) / max(
-        costs.review_catches - costs.challenge_catches, 1e-3
+    gained = max(costs.review_catches - costs.challenge_catches, 1e-3)
+    review_over_challenge = Step((costs.review_minor - costs.challenge_minor) / gained, costs.max_review_rate)
+    review_over_approve = Step(costs.review_minor / max(costs.review_catches, 1e-3), costs.max_review_rate)
+    challenge = Step(costs.challenge_minor / max(costs.challenge_catches, 1e-3), costs.max_challenge_rate)
+    decline = Step(
+        (costs.false_decline_minor - costs.review_minor) / max(1 - costs.review_catches, 1e-3), costs.max_decline_rate
     )
-    decline_loss = (costs.false_decline_minor - costs.review_minor) / max(1 - costs.review_catches, 1e-3)
-    levels, milder, wanted_loss = [], Level(0.0, 0.0), challenge_loss
-    for loss_minor, rate in (
-        (challenge_loss, costs.max_challenge_rate),
-        (review_loss, costs.max_review_rate),
-        (decline_loss, costs.max_decline_rate),
-    ):
-        wanted_loss = max(
-            wanted_loss, loss_minor
-        )  # a severer decision that is also cheaper starts where the milder does
-        wanted = Level(min(wanted_loss / typical_minor, 1.0), wanted_loss)
-        affordable = _within_rate(wanted, probabilities, amounts_minor, rate)
+
+    def bounds(*steps: Step) -> list[Bound]:
+        return [_rounded(level) for level in _levels(steps, probabilities, amounts_minor)]
+
+    review_at, decline_at = bounds(review_over_approve, decline)
+    challenge_online, review_online, decline_online = bounds(challenge, review_over_challenge, decline)
+    return {
+        "currency": currency,
+        "default": {"review_at": review_at, "decline_at": decline_at},
+        "segments": [
+            {
+                "name": Channel.ECOMMERCE.value,
+                "when": {"channel": [Channel.ECOMMERCE.value]},
+                "challenge_at": challenge_online,
+                "review_at": review_online,
+                "decline_at": decline_online,
+            }
+        ],
+        "fallback": {"decision": "review", "approve_below_amount": costs.fallback_approve_below_minor},
+    }
+
+
+def _levels(steps: Sequence[Step], probabilities: Reals, amounts_minor: Reals) -> list[Level]:
+    """The level of each step, mildest first; none is easier to reach than the one before."""
+    typical_minor = float(np.average(amounts_minor, weights=probabilities + 1e-12)) or 1.0
+    levels, milder = [], Level(0.0, 0.0)
+    for step in steps:
+        loss_minor = max(step.loss_minor, milder.expected_loss_minor)
+        wanted = Level(min(loss_minor / typical_minor, 1.0), loss_minor)
+        affordable = _within_rate(wanted, probabilities, amounts_minor, step.rate)
         milder = Level(
             max(affordable.probability, milder.probability),
             max(affordable.expected_loss_minor, milder.expected_loss_minor),
         )
         levels.append(milder)
-    return _document(levels, costs, currency)
+    return levels
 
 
 def _within_rate(level: Level, probabilities: Reals, amounts_minor: Reals, rate: float) -> Level:
@@ -90,19 +132,9 @@ def _within_rate(level: Level, probabilities: Reals, amounts_minor: Reals, rate:
     return Level(min(level.probability * factor, 1.0), level.expected_loss_minor * factor)
 
 
-def _document(levels: list[Level], costs: CostConfig, currency: str) -> Document:
+def _rounded(level: Level) -> Bound:
     """Rounded upwards, so that a printed bound is never milder than the computed one."""
-    names = ("challenge_at", "review_at", "decline_at")
-    default: dict[str, Bound] = {
-        name: {
-            "probability": min(1.0, float(np.ceil(level.probability * 1e4) / 1e4)),
-            "expected_loss": min(10**12, int(np.ceil(level.expected_loss_minor))),
-        }
-        for name, level in zip(names, levels, strict=True)
-    }
     return {
-        "currency": currency,
-        "default": default,
-        "segments": [],
-        "fallback": {"decision": "review", "approve_below_amount": costs.fallback_approve_below_minor},
+        "probability": min(1.0, float(np.ceil(level.probability * 1e4) / 1e4)),
+        "expected_loss": min(10**12, int(np.ceil(level.expected_loss_minor))),
     }

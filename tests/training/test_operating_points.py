@@ -22,9 +22,19 @@ def transactions(rows: int = 20_000) -> tuple[Reals, Reals]:
     return probabilities, amounts
 
 
+def levels(document: Document) -> dict[str, dict[str, float | int]]:
+    """The levels of e-commerce, where all three can be reached."""
+    [segment] = document["segments"]
+    return {
+        "challenge_at": segment["challenge_at"],
+        "review_at": segment["review_at"],
+        "decline_at": segment["decline_at"],
+    }
+
+
 def triggered(document: Document, level: str, probabilities: Reals, amounts: Reals) -> npt.NDArray[np.bool_]:
     """Rows that reach a level by either of its bounds."""
-    bound = document["default"][level]
+    bound = levels(document)[level]
     hit: npt.NDArray[np.bool_] = probabilities >= bound["probability"]
     return hit | (probabilities * amounts >= bound["expected_loss"])
 
@@ -52,7 +62,7 @@ def test_a_bound_on_expected_loss_lies_where_two_neighbours_cost_the_same() -> N
     document = operating_points(*transactions(), costs, currency="EUR")
     milder = "approve"
     for level in ("challenge_at", "review_at", "decline_at"):
-        bound = document["default"][level]["expected_loss"]
+        bound = levels(document)[level]["expected_loss"]
         below, above = (costs_of(1e-6, (bound + by) * 1e6, costs) for by in (-2, 2))
         assert below[milder] < below[level]
         assert above[level] < above[milder]
@@ -65,7 +75,7 @@ def test_a_bound_on_probability_is_the_same_point_at_the_amount_fraud_takes() ->
     document = operating_points(probabilities, amounts, CostConfig(**FREELY), currency="EUR")
     typical = float((probabilities * amounts).sum() / probabilities.sum())
     for level in ("challenge_at", "review_at"):
-        bound = document["default"][level]
+        bound = levels(document)[level]
         assert bound["probability"] * typical == pytest.approx(bound["expected_loss"], rel=0.05)
 
 
@@ -85,6 +95,17 @@ def test_no_rate_is_exceeded_and_bounds_keep_their_order(
     for level, rate in rates.items():
         assert triggered(document, level, probabilities, amounts).mean() <= rate
     parse_thresholds(document, base_currency="EUR")
+
+
+def test_where_nobody_can_be_challenged_review_begins_where_it_pays_against_approving() -> None:
+    """The default has no challenge, and its review lies where it costs what approving costs."""
+    costs = CostConfig(**FREELY)
+    default = operating_points(*transactions(), costs, currency="EUR")["default"]
+    assert set(default) == {"review_at", "decline_at"}
+    bound = default["review_at"]["expected_loss"]
+    below, above = (costs_of(1e-6, (bound + by) * 1e6, costs) for by in (-2, 2))
+    assert below["approve"] < below["review_at"]
+    assert above["review_at"] < above["approve"]
 
 
 def test_a_binding_rate_is_used_up() -> None:
