@@ -146,20 +146,11 @@ class Scorer:
         version = self._thresholds.current
         verdicts = self._rule(cases, histories, logits, probabilities, version.thresholds)
         watch.lap(Stage.DECIDE)
-        records = []
-        for index, (case, verdict) in enumerate(zip(cases, verdicts, strict=True)):
-            response = self._response(case, verdict, version.number, arrival_ms, watch.elapsed_ms())
-            record = DecisionRecord(
-                digest=case.request.digest,
-                response=response,
-                event_time_ms=int(rows[index, Column.TIME]),
-                keys=case.keys,
-                numeric=histories.numeric[index],
-                categorical=histories.categorical[index],
-                revs=histories.revs[index],
-            )
-            await self._store.put_record(case.request.transaction.transaction_id, record)
-            records.append(record)
+        responses = [
+            self._response(case, verdict, version.number, arrival_ms, watch.elapsed_ms())
+            for case, verdict in zip(cases, verdicts, strict=True)
+        ]
+        records = await self._remember(cases, rows, histories, responses)
         watch.lap(Stage.RECORD)
         self._observe(verdicts, histories)
         self._compact_later(cases, logs, histories)
@@ -313,6 +304,25 @@ class Scorer:
         if probability is None:
             return None
         return bisect_right(self._bundle.manifest.score_thresholds, probability)
+
+    async def _remember(
+        self, cases: Sequence[_Case], rows: NDArray[np.int64], histories: Histories, responses: Sequence[bytes]
+    ) -> list[DecisionRecord]:
+        """Keep each decision, so that a retry gets the same bytes and an outcome finds its transaction."""
+        records = []
+        for index, (case, response) in enumerate(zip(cases, responses, strict=True)):
+            record = DecisionRecord(
+                digest=case.request.digest,
+                response=response,
+                event_time_ms=int(rows[index, Column.TIME]),
+                keys=case.keys,
+                numeric=histories.numeric[index],
+                categorical=histories.categorical[index],
+                revs=histories.revs[index],
+            )
+            await self._store.put_record(case.request.transaction.transaction_id, record)
+            records.append(record)
+        return records
 
     def _observe(self, verdicts: Sequence[_Verdict], histories: Histories) -> None:
         for verdict in verdicts:
