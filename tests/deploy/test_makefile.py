@@ -1,6 +1,7 @@
 """The Makefile as the front door."""
 
 import re
+import shlex
 import subprocess
 from pathlib import Path
 
@@ -41,3 +42,13 @@ def test_serving_installs_no_torch_and_developing_does(tmp_path: Path) -> None:
     torch = re.compile(r"install .* torch==[0-9.]+\n")
     assert not torch.search(make("--dry-run", f"VENV={tmp_path}/venv", "run"))
     assert torch.search(make("--dry-run", f"VENV={tmp_path}/venv", "test"))
+
+
+def test_make_train_is_the_command_that_the_shipped_model_names(tmp_path: Path) -> None:
+    """The model card's command is what `make train` runs, word for word; otherwise it would make other bytes."""
+    (card,) = (PROJECT / "models" / "touchstone").glob("*/MODEL_CARD.md")
+    named = re.search(r"^python -m training fit .*$", card.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert named is not None
+    plan = make("--dry-run", f"VENV={tmp_path}/venv", "train").replace("\\\n", " ")
+    (run,) = (line for line in plan.splitlines() if " -m training fit " in line)
+    assert shlex.split(run)[1:] == shlex.split(named[0])[1:]
