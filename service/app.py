@@ -2,7 +2,6 @@
 
 import asyncio
 import itertools
-import json
 import re
 import secrets
 import time
@@ -32,7 +31,7 @@ from service.settings import Settings
 from service.stores.memory import MemoryStore
 from service.telemetry import Telemetry
 from service.threshold_store import Source, ThresholdStore
-from service.thresholds import parse_thresholds
+from service.thresholds import parse_thresholds_json
 from service.transaction import EARLIEST_EVENT_MS, read_transaction
 
 API_VERSION = "0.1.0"  # of what docs/api.md describes; the package's own, as long as both change together
@@ -116,9 +115,8 @@ def open_thresholds(settings: Settings, bundle: Bundle) -> ThresholdStore:
     if (file := settings.thresholds_file) is not None:
         source = Source.FILE
         try:
-            document: object = json.loads(file.read_bytes())
-            initial = parse_thresholds(document, base_currency=bundle.manifest.base_currency)
-        except (OSError, ValueError, ThresholdsInvalid) as error:
+            initial = parse_thresholds_json(file.read_bytes(), base_currency=bundle.manifest.base_currency)
+        except (OSError, ThresholdsInvalid) as error:
             raise SettingsInvalid(f"TOUCHSTONE_THRESHOLDS_FILE {file}: {error}") from error
     return ThresholdStore(settings.state_dir / PUBLISHED_THRESHOLDS, initial, source)
 
