@@ -15,17 +15,13 @@ from typing import Annotated
 import httpx
 import polars as pl
 import typer
-import yaml
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from service.bundle import Bundle
-from service.currency import CurrencyTable, parse_currency_table
 from service.errors import TouchstoneError
-from service.features.plan import Plan, compile_plan
-from service.features.spec import parse_spec
-from training.config import FitConfig, read_config
+from training.config import read_config
 from training.datasets import canonical, handbook
 from training.evaluate import evaluate as evaluate_bundle
 from training.examples import declare_reports
@@ -172,8 +168,9 @@ def handbook_protocol(
     """Run the Fraud Detection Handbook's published protocol and print the book's figures beside ours."""
     settings = read_config(config)
     frame = _load(data, Format.HANDBOOK, 7)
-    plan, currencies = _engine(settings)
-    folds = run_protocol(frame, plan, currencies, settings, workers=WORKERS, say=console.print)
+    folds = run_protocol(
+        frame, settings.read_plan(), settings.read_currencies(), settings, workers=WORKERS, say=console.print
+    )
     table = Table(title=f"{len(folds)} folds: 7 days of fitting, 7 of delay, 7 of testing")
     for heading in ("", "average precision", "AUC", "card precision@100"):
         table.add_column(heading)
@@ -201,11 +198,6 @@ def _load(data: Path, data_format: Format, label_delay_days: float) -> pl.DataFr
     if data_format is Format.HANDBOOK:
         return handbook.load(data, label_delay_days=label_delay_days)
     return declare_reports(canonical.load(data), label_delay_days)
-
-
-def _engine(settings: FitConfig) -> tuple[Plan, CurrencyTable]:
-    plan = compile_plan(parse_spec(yaml.safe_load(settings.features.read_bytes())))
-    return plan, parse_currency_table(yaml.safe_load(settings.currencies.read_bytes()))
 
 
 def _command() -> str:

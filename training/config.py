@@ -6,7 +6,10 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
+from service.currency import CurrencyTable, parse_currency_table
 from service.errors import DataInvalid
+from service.features.plan import Plan, compile_plan
+from service.features.spec import parse_spec
 from training.losses import LossName
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -112,6 +115,22 @@ class FitConfig(_Section):
     network: NetworkConfig = NetworkConfig()
     costs: CostConfig = CostConfig()
     reasons: list[ReasonConfig] = []
+
+    def read_plan(self) -> Plan:
+        """The feature spec, compiled.
+
+        Raises:
+            SpecInvalid: with every fault of the spec.
+        """
+        return compile_plan(parse_spec(yaml.safe_load(self.features.read_bytes())))
+
+    def read_currencies(self) -> CurrencyTable:
+        """The rate table.
+
+        Raises:
+            BundleInvalid: it is not one.
+        """
+        return parse_currency_table(yaml.safe_load(self.currencies.read_bytes()))
 
 
 def read_config(path: Path) -> FitConfig:

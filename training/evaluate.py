@@ -4,11 +4,12 @@ from datetime import datetime
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from service.bundle import Bundle
 from service.errors import DataInvalid
 from service.model import OnnxModel
-from training.examples import replay_offline
+from training.examples import Examples, replay_offline
 from training.metrics import (
     average_precision,
     brier,
@@ -43,18 +44,34 @@ def evaluate(frame: pl.DataFrame, bundle: Bundle, *, start: datetime | None, thr
     if len(rows) == 0 or labels.all() or not labels.any():
         raise DataInvalid(f"{len(rows):,} rows count, {int(labels.sum()):,} of them frauds: both classes are needed")
     logit, probability = OnnxModel.load(bundle).run(examples.numeric[rows], examples.categorical[rows])
-    ranked, stated = logit.astype(np.float64), probability.astype(np.float64)
+    stated = probability.astype(np.float64)
     return {
         "rows": float(len(rows)),
         "frauds": float(labels.sum()),
+        **ranking(examples, rows, labels, logit),
+        "expected_calibration_error": expected_calibration_error(labels, stated),
+        "brier": brier(labels, stated),
+        "log_loss": log_loss(labels, stated),
+    }
+
+
+def ranking(
+    examples: Examples, rows: NDArray[np.int64], labels: NDArray[np.bool_], logit: NDArray[np.float32]
+) -> dict[str, float]:
+    """How far frauds are put above legitimate transactions, by the usual figures.
+
+    Args:
+        examples: where the rows' days and cards stand.
+        rows: (n,) positions in the examples.
+        labels: (n,) fraud or not.
+        logit: (n,) served log-odds.
+    """
+    ranked = logit.astype(np.float64)
+    days = examples.event_time_ms[rows] // DAY_MS
+    return {
         "average_precision": average_precision(labels, ranked),
         "roc_auc": roc_auc(labels, ranked),
         "recall_at_0.1%_fpr": recall_at_fpr(labels, ranked, 0.001),
         "recall_at_0.5%_fpr": recall_at_fpr(labels, ranked, 0.005),
-        "card_precision_at_100": card_precision_at_k(
-            examples.event_time_ms[rows] // DAY_MS, examples.card[rows], labels, ranked, 100
-        ),
-        "expected_calibration_error": expected_calibration_error(labels, stated),
-        "brier": brier(labels, stated),
-        "log_loss": log_loss(labels, stated),
+        "card_precision_at_100": card_precision_at_k(days, examples.card[rows], labels, ranked, 100),
     }

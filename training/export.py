@@ -7,7 +7,6 @@ import shutil
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -73,9 +72,7 @@ def to_onnx(model: ServedModel, numeric_width: int, categorical_width: int) -> b
     _forget_origin(graph)
     graph.ir_version = IR_VERSION
     onnx.checker.check_model(graph, full_check=True)
-    buffer = BytesIO()
-    buffer.write(graph.SerializeToString(deterministic=True))
-    return buffer.getvalue()
+    return bytes(graph.SerializeToString(deterministic=True))
 
 
 def golden_rows(model: ServedModel, examples: Examples, rows: Codes, hidden: Sequence[slice]) -> Golden:

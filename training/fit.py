@@ -9,16 +9,15 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import torch
-import yaml
 
 from service.bundle import Certificate, Loss, Manifest, ReasonGroup, TrainingData
-from service.currency import CurrencyTable, parse_currency_table
-from service.features.plan import Plan, compile_plan
-from service.features.spec import parse_spec
+from service.currency import CurrencyTable
+from service.features.plan import Plan
 from service.model import OnnxModel, Provider
 from service.version import VERSION
 from training.calibrate import ScoreTable, calibration_line, certify, score_table
 from training.config import FitConfig
+from training.evaluate import ranking
 from training.examples import Examples, replay_offline
 from training.export import (
     Files,
@@ -30,13 +29,12 @@ from training.export import (
     to_onnx,
     write_bundle,
 )
-from training.metrics import average_precision, card_precision_at_k, recall_at_fpr, roc_auc
 from training.model_card import model_card
 from training.network import Floats, ServedModel, probability_of, raw_logits
 from training.operating_points import Document, operating_points
 from training.optimise import Part, Trained, train
 from training.report import Period, ReportData, Setting, render
-from training.split import DAY_MS, Slice, Split, split_by_time
+from training.split import Slice, Split, split_by_time
 from training.verify import verify
 
 REPORT, MODEL_CARD = "report.html", "MODEL_CARD.md"
@@ -74,7 +72,7 @@ def fit(
         DataInvalid: a part of the time axis lacks one of the classes.
         BundleInvalid: the result is not what the service would accept.
     """
-    plan, currencies = _plan(config), _currencies(config)
+    plan, currencies = config.read_plan(), config.read_currencies()
     say(f"replaying {len(frame):,} transactions through {len(plan.numeric)} features")
     examples = replay_offline(frame, plan, currencies, threads=workers)
     split = split_by_time(examples.event_time_ms, examples.labels, examples.reported_at_ms, config.split)
@@ -140,14 +138,8 @@ def measure(served: "_Served", examples: Examples, part: Slice) -> tuple[Certifi
         recovered=served.recovered[rows].astype(np.float64),
         served=probability,
     )
-    days = examples.event_time_ms[rows] // DAY_MS
-    logit = served.logit[rows].astype(np.float64)
     metrics = {
-        "average_precision": average_precision(labels, logit),
-        "roc_auc": roc_auc(labels, logit),
-        "recall_at_0.1%_fpr": recall_at_fpr(labels, logit, 0.001),
-        "recall_at_0.5%_fpr": recall_at_fpr(labels, logit, 0.005),
-        "card_precision_at_100": card_precision_at_k(days, examples.card[rows], labels, logit, 100),
+        **ranking(examples, rows, labels, served.logit[rows]),
         "expected_calibration_error": certificate.served.expected_calibration_error,
         "expected_calibration_error_raw": certificate.raw.expected_calibration_error,
         "brier": certificate.served.brier,
@@ -194,14 +186,6 @@ class _Made:
     certificate: Certificate
     metrics: Mapping[str, float]
     source: str
-
-
-def _plan(config: FitConfig) -> Plan:
-    return compile_plan(parse_spec(yaml.safe_load(config.features.read_bytes())))
-
-
-def _currencies(config: FitConfig) -> CurrencyTable:
-    return parse_currency_table(yaml.safe_load(config.currencies.read_bytes()))
 
 
 def _part(examples: Examples, part: Slice) -> Part:

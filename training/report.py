@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from html import escape
 from importlib.resources import files
-from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
@@ -95,16 +94,6 @@ class ReportData:
     missing_share: Mapping[str, float]
     metrics: Mapping[str, float]
     command: str
-
-
-def write_report(path: Path, report: ReportData) -> None:
-    """Write the report as one self-contained HTML file.
-
-    Raises:
-        DataInvalid: the slice lacks fraud or legitimate transactions, so nothing can be said about it.
-        OSError: the file cannot be written.
-    """
-    path.write_text(render(report), encoding="utf-8", newline="\n")
 
 
 def render(report: ReportData) -> str:

@@ -22,7 +22,7 @@ from service.features.kernel import (
     remembered,
 )
 from service.features.plan import END_FEATURE, SPEC_HASH, STATE_SIZE, Plan
-from service.features.state import BASE_HEADER, REV, begin, write_base
+from service.features.state import REV, begin, write_base
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +110,7 @@ def bases(plan: Plan, events: NDArray[np.int64], k: int) -> Iterator[tuple[int, 
     """
     order, starts = logs(events, plan.key_columns[k])
     tables = plan.tables
-    out = np.empty(10 * int(tables.entities[k, STATE_SIZE]) + BASE_HEADER, np.uint8)
+    out = np.empty(plan.base_space(k), np.uint8)
     for first, last in zip(starts[:-1], starts[1:], strict=True):
         rows = order[first:last]
         length = final_base(events, rows, k, *tables[:5], out)

@@ -42,7 +42,6 @@ from service.features.plan import (
     Plan,
 )
 from service.features.state import (
-    BASE_HEADER,
     BASE_MARK,
     REMEMBERED,
     REV,
@@ -128,7 +127,7 @@ def compact(plan: Plan, value: bytes, k: int, *, keep: int | None = None) -> tup
     """
     tables = plan.tables
     kept = int(tables.entities[k, KEEP]) if keep is None else keep
-    out = np.empty(10 * int(tables.entities[k, STATE_SIZE]) + BASE_HEADER, np.uint8)
+    out = np.empty(plan.base_space(k), np.uint8)
     length, prefix = compact_log(np.frombuffer(value, np.uint8), k, kept, *tables[:5], tables.layout, out)
     return out[:length].tobytes(), int(prefix)
 

@@ -21,7 +21,7 @@ from service.features.spec import (
     Spec,
     Window,
 )
-from service.features.state import HEAD
+from service.features.state import BASE_HEADER, HEAD
 
 Int64Table = NDArray[np.int64]
 
@@ -80,6 +80,10 @@ class Plan:
     categorical: tuple[str, ...]
     categorical_columns: tuple[int, ...]
     entity_features: tuple[slice, ...]
+
+    def base_space(self, k: int) -> int:
+        """Bytes that hold any base of entity kind k: a slot takes at most ten."""
+        return 10 * int(self.tables.entities[k, STATE_SIZE]) + BASE_HEADER
 
 
 def compile_plan(spec: Spec) -> Plan:
