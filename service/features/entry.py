@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import IntEnum
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -153,7 +153,7 @@ def transaction_row(transaction: "Transaction", *, arrival_ms: int, amount_minor
 
 
 def outcome_row(
-    kind: Kind, *, transaction_id: str, reported_ms: int, origin_ms: int, delta: int, keys: dict[Column, int]
+    kind: Kind, *, transaction_id: str, reported_ms: int, origin_ms: int, delta: int, keys: Mapping[Column, int]
 ) -> tuple[int, ...]:
     """The event row of an outcome: a label that changed by `delta`, or an issuer decline.
 
@@ -163,7 +163,7 @@ def outcome_row(
         reported_ms: when it was reported, already limited to arrival + tolerance.
         origin_ms: the transaction's effective event time.
         delta: new label − old label; 0 for an issuer decline.
-        keys: the transaction's entities, by column.
+        keys: the transaction's entities, by column; whoever appends the row to logs that they know needs none.
     """
     assert kind in {Kind.FRAUD_LABEL, Kind.ISSUER_DECLINE}, kind
     row = MISSING.tolist()
@@ -173,6 +173,23 @@ def outcome_row(
     for column, value in keys.items():
         row[column] = value
     return tuple(row)
+
+
+def void_row(row: Sequence[int], *, rev: int) -> tuple[int, ...]:
+    """The event row that takes back what one log counted of a transaction, but should not have.
+
+    Args:
+        row: the transaction's own row.
+        rev: where it stands in that log; the same mistake is taken back once.
+    """
+    void = MISSING.tolist()
+    void[Column.KIND] = int(Kind.VOID)
+    void[Column.ID] = entry_id(f"{row[Column.ID]:x}", f"void@{rev}")
+    void[Column.TIME] = void[Column.ORIGIN] = row[Column.TIME]
+    attempt = row[Column.KIND] == Kind.ATTEMPT
+    void[Column.AMOUNT] = row[Column.AMOUNT] if attempt else row[Column.ADDED]
+    void[Column.DELTA] = -1 if attempt else 0
+    return tuple(void)
 
 
 def entry_id(transaction_id: str, purpose: str) -> int:

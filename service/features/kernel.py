@@ -168,15 +168,15 @@ def _measure(event: Ints, measure: Int) -> Int:
     """What an entry adds to a measure."""
     kind = event[0]
     if kind in (ATTEMPT, VOID):
-        sign = 1 if kind == ATTEMPT else -1
+        attempts = 1 if kind == ATTEMPT else event[C_DELTA]
         if measure == M_COUNT:
-            return sign
+            return attempts
         if measure == M_AMOUNT:
-            return sign * event[C_AMOUNT]
+            return event[C_AMOUNT] if kind == ATTEMPT else -event[C_AMOUNT]
         if measure == M_UNITS:
-            return sign * _units(event[C_AMOUNT])
+            return attempts * _units(event[C_AMOUNT])
         if measure == M_UNITS_SQUARED:
-            return sign * _units(event[C_AMOUNT]) * _units(event[C_AMOUNT])
+            return attempts * _units(event[C_AMOUNT]) * _units(event[C_AMOUNT])
     elif kind == FOLLOW_UP and measure == M_AMOUNT:
         return event[C_ADDED]
     elif kind == FRAUD_LABEL and measure == M_FRAUD:

@@ -1,6 +1,6 @@
 """The engine over a table of events: what training sees, computed by the code that serves."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -22,7 +22,10 @@ from service.features.kernel import (
     remembered,
 )
 from service.features.plan import END_FEATURE, SPEC_HASH, STATE_SIZE, Plan
-from service.features.state import REV, begin, write_base
+from service.features.state import REV, begin, read_base, write_base
+
+NO_SEEDS = np.empty(0, np.uint8)
+LONG_AGO = -(1 << 62)  # a birth so early that no entity is unknown
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +72,8 @@ def fold_events(
                     last,
                     k,
                     born_at,
+                    NO_SEEDS,
+                    np.zeros(len(starts), np.int64),
                     *plan.tables[:7],
                     folded.numeric,
                     folded.revs,
@@ -80,6 +85,34 @@ def fold_events(
     first_own = int(plan.tables.entities[-1, END_FEATURE])
     fold_transactions(events, first_own, plan.tables.features, folded.numeric)
     return folded
+
+
+def fold_logs(
+    plan: Plan, k: int, events: NDArray[np.int64], starts: NDArray[np.int64], seeds: Sequence[bytes]
+) -> Folded:
+    """Compute the features of logs of entity kind k as a store kept them: each entry in its place, none twice.
+
+    Args:
+        plan: the compiled spec.
+        k: which entity.
+        events: int64 (rows, columns), log by log in the order of their revs. A transaction's row may hold more than
+            its entry does: what a feature reads of the transaction itself.
+        starts: int64 (logs + 1), where each log begins in `events`.
+        seeds: by log, the base it begins with; b"" where it begins with its first entry.
+
+    Returns:
+        The entity's own columns of `Folded.numeric`, every entity without a past being new; and its revs, (rows, 1).
+    """
+    assert len(seeds) == len(starts) - 1, (len(seeds), len(starts))
+    own = plan.entity_features[k]
+    numeric = np.full((len(events), len(plan.numeric)), np.nan, np.float32)
+    revs = np.full((len(events), len(plan.entities)), -1, np.int64)
+    ends = np.cumsum([0, *map(len, seeds)])
+    fold_columns(
+        events, np.arange(len(events)), starts, 0, len(seeds), k, LONG_AGO,
+        np.frombuffer(b"".join(seeds), np.uint8), ends, *plan.tables[:7], numeric, revs,
+    )  # fmt: skip
+    return Folded(numeric[:, own], revs[:, k : k + 1])
 
 
 def categorical_codes(plan: Plan, events: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -117,6 +150,13 @@ def bases(plan: Plan, events: NDArray[np.int64], k: int) -> Iterator[tuple[int, 
         yield int(rows[-1]), out[:length].tobytes()
 
 
+def base_of(plan: Plan, k: int, events: NDArray[np.int64]) -> bytes:
+    """The base of one log of entity kind k after `events` (int64, one row each), in their order."""
+    out = np.empty(plan.base_space(k), np.uint8)
+    length = final_base(events, np.arange(len(events)), k, *plan.tables[:5], out)
+    return out[:length].tobytes()
+
+
 def _ranges(starts: NDArray[np.int64], parts: int) -> Iterator[tuple[int, int]]:
     """Cut the logs into ranges with about equally many events each."""
     count = len(starts) - 1
@@ -139,6 +179,8 @@ def fold_columns(
     last: Int,
     k: Int,
     born_at: Int,
+    seeds: Bytes,
+    seed_starts: Ints,
     entities: Ints,
     windows: Ints,
     sets: Ints,
@@ -158,6 +200,8 @@ def fold_columns(
         first, last: the logs to fold, as positions in `starts`; they are independent, so threads can share the work.
         k: which entity.
         born_at: effective time of the first entry of all.
+        seeds: uint8, the bases that logs begin with, one after the other.
+        seed_starts: int64 (logs + 1), where each log's base begins in `seeds`; nothing where it begins empty.
         entities, windows, sets, decays, registers, features, defaults: the plan's tables.
         numeric: float32 (rows, features), this entity's columns are written for transactions.
         revs: int64 (rows, entities), written: entries accepted before this one, -1 where it was a duplicate.
@@ -166,6 +210,8 @@ def fold_columns(
     state = np.empty(entity[STATE_SIZE], np.int64)
     for log in range(first, last):
         begin(state)
+        if seed_starts[log] < seed_starts[log + 1]:
+            read_base(seeds, seed_starts[log], seed_starts[log + 1], state)
         for position in range(starts[log], starts[log + 1]):
             row = order[position]
             event = events[row]

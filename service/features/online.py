@@ -41,8 +41,10 @@ from service.features.plan import (
     STATE_SIZE,
     Plan,
 )
+from service.features.spec import DAY_MS
 from service.features.state import (
     BASE_MARK,
+    GENERATION,
     REMEMBERED,
     REV,
     base_length,
@@ -52,8 +54,10 @@ from service.features.state import (
     write_base,
 )
 
+RENEW_AFTER_MS = 30 * DAY_MS  # a log whose oldest entry is older is compacted, which renews its expiry in the store
 MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # Fibonacci hashing, for the index of remembered ids
 
+SMALLEST_ENTRY = 13  # bytes: kind, id and time
 MAX_ENTRY = 256  # bytes; the widest entry a spec can ask for has 1 + 27 columns of at most 6
 
 
@@ -66,14 +70,52 @@ class Histories:
         categorical: int64 (n, categories), raw codes.
         revs: int64 (n, entities), entries accepted before mine; -1 where unknown.
         lateness_ms: int64 (n, entities), as_of − event time.
-        outcomes: int64 (n, entities), the kernel's bits, FOLDED to COMPACTABLE.
+        findings: int64 (n, entities), the kernel's bits, FOLDED to COMPACTABLE.
     """
 
     numeric: NDArray[np.float32]
     categorical: NDArray[np.int64]
     revs: NDArray[np.int64]
     lateness_ms: NDArray[np.int64]
-    outcomes: NDArray[np.int64]
+    findings: NDArray[np.int64]
+
+    def at(self, places: Sequence[int]) -> "Histories":
+        """Those of some of the transactions."""
+        if len(places) == len(self.revs):
+            return self
+        chosen = list(places)
+        return Histories(
+            self.numeric[chosen],
+            self.categorical[chosen],
+            self.revs[chosen],
+            self.lateness_ms[chosen],
+            self.findings[chosen],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Compaction:
+    """A base, and the beginning of a log for which it can stand.
+
+    Attributes:
+        base: bytes of the base.
+        prefix: the bytes it replaces: an earlier base, if there is one, and entries.
+        elements: how many of these there are.
+        first: the first of them.
+        last: the last of them.
+        generation: which life of the log this is.
+        first_rev: rev of the first of `entries`.
+        entries: the replaced entries without duplicates, one after the other; entry i has rev first_rev + i.
+    """
+
+    base: bytes
+    prefix: bytes
+    elements: int
+    first: bytes
+    last: bytes
+    generation: int
+    first_rev: int
+    entries: bytes
 
 
 def encode(plan: Plan, row: NDArray[np.int64], k: int) -> bytes:
@@ -83,7 +125,9 @@ def encode(plan: Plan, row: NDArray[np.int64], k: int) -> bytes:
     return out[:length].tobytes()
 
 
-def fold(plan: Plan, rows: NDArray[np.int64], values: Sequence[bytes | None], *, born_at_ms: int) -> Histories:
+def fold(
+    plan: Plan, rows: NDArray[np.int64], values: Sequence[bytes | None], *, births_ms: Sequence[int] | NDArray[np.int64]
+) -> Histories:
     """Features of a batch of transactions.
 
     Args:
@@ -91,7 +135,7 @@ def fold(plan: Plan, rows: NDArray[np.int64], values: Sequence[bytes | None], *,
         rows: int64 (n, columns).
         values: n · entities logs, transaction by transaction, each holding the transaction's own entry; b"" where
             the transaction does not name the entity, None where the store did not answer.
-        born_at_ms: effective time of the first entry the store ever accepted.
+        births_ms: by log, effective time of the first entry ever accepted where it is kept.
     """
     count, kinds = len(rows), len(plan.entities)
     assert len(values) == count * kinds, (len(values), count, kinds)
@@ -107,13 +151,13 @@ def fold(plan: Plan, rows: NDArray[np.int64], values: Sequence[bytes | None], *,
         np.empty((count, kinds), np.int64),
     )
     fold_histories(
-        buffer, starts, reachable, rows, born_at_ms, *plan.tables,
-        histories.numeric, histories.revs, histories.lateness_ms, histories.outcomes,
+        buffer, starts, reachable, rows, np.asarray(births_ms, np.int64), *plan.tables,
+        histories.numeric, histories.revs, histories.lateness_ms, histories.findings,
     )  # fmt: skip
     return histories
 
 
-def compact(plan: Plan, value: bytes, k: int, *, keep: int | None = None) -> tuple[bytes, int]:
+def compact(plan: Plan, value: bytes, k: int, *, keep: int | None = None) -> Compaction | None:
     """The base that can stand for the beginning of a log.
 
     Args:
@@ -123,13 +167,47 @@ def compact(plan: Plan, value: bytes, k: int, *, keep: int | None = None) -> tup
         keep: entries that stay behind the base; by default what the spec says.
 
     Returns:
-        (base, length of the prefix of `value` that it replaces); (b"", 0) where there is nothing to do.
+        None where there is nothing to replace.
     """
     tables = plan.tables
     kept = int(tables.entities[k, KEEP]) if keep is None else keep
-    out = np.empty(plan.base_space(k), np.uint8)
-    length, prefix = compact_log(np.frombuffer(value, np.uint8), k, kept, *tables[:5], tables.layout, out)
-    return out[:length].tobytes(), int(prefix)
+    base, entries = np.empty(plan.base_space(k), np.uint8), np.empty(len(value), np.uint8)
+    end, elements, first, last, base_size, entries_size, generation, first_rev = compact_log(
+        np.frombuffer(value, np.uint8), k, kept, *tables[:5], tables.layout, base, entries
+    )
+    if elements == 0:
+        return None
+    return Compaction(
+        base=base[:base_size].tobytes(),
+        prefix=value[:end],
+        elements=elements,
+        first=value[:first],
+        last=value[last:end],
+        generation=generation,
+        first_rev=first_rev,
+        entries=entries[:entries_size].tobytes(),
+    )
+
+
+def read_entries(plan: Plan, k: int, entries: bytes) -> NDArray[np.int64]:
+    """The rows of packed entries of entity kind k: int64 (entries, columns), missing what they do not carry."""
+    rows = np.tile(MISSING, (len(entries) // SMALLEST_ENTRY, 1))
+    count = unpack_entries(np.frombuffer(entries, np.uint8), k, plan.tables.entities, plan.tables.layout, rows)
+    assert count >= 0, "these bytes are not entries"
+    return rows[:count]
+
+
+def split_base(value: bytes) -> tuple[bytes, bytes]:
+    """A log's base, b"" if it has none, and the entries behind it."""
+    length = int.from_bytes(value[1:5], "little") if value[:1] == bytes([BASE_MARK]) else 0
+    return value[:length], value[length:]
+
+
+def base_head(plan: Plan, k: int, base: bytes) -> tuple[int, int]:
+    """Which life of a log of entity kind k a base is about, and how many entries it stands for: (generation, rev)."""
+    generation, rev = read_head(np.frombuffer(base, np.uint8), k, plan.tables.entities)
+    assert rev >= 0, "these bytes are not a base of this spec"
+    return generation, rev
 
 
 # ---------------------------------------------------------------- compiled
@@ -141,7 +219,7 @@ def fold_histories(
     starts: Ints,
     reachable: Flags,
     rows: Ints,
-    born_at: Int,
+    births: Ints,
     entities: Ints,
     windows: Ints,
     sets: Ints,
@@ -153,7 +231,7 @@ def fold_histories(
     numeric: Float32s,
     revs: Ints,
     lateness: Ints,
-    outcomes: Ints,
+    findings: Ints,
 ) -> None:
     """Features of a batch of transactions from the bytes of their entities' logs.
 
@@ -162,12 +240,12 @@ def fold_histories(
         starts: int64 (n · entities + 1), where each log begins.
         reachable: bool (n, entities), False where the store did not answer.
         rows: int64 (n, columns), the transactions.
-        born_at: effective time of the first entry the store accepted.
+        births: int64 (n · entities), effective time of the first entry ever accepted where each log is kept.
         entities, windows, sets, decays, registers, features, defaults, layout: the plan's tables.
         numeric: float32 (n, features), written.
         revs: int64 (n, entities), written: entries accepted before mine, -1 where unknown.
         lateness: int64 (n, entities), written: as_of − event time in milliseconds.
-        outcomes: int64 (n, entities), written: bits FOLDED .. COMPACTABLE.
+        findings: int64 (n, entities), written: bits FOLDED .. COMPACTABLE.
     """
     count, kinds = rows.shape[0], entities.shape[0]
     state = np.empty(entities[:, STATE_SIZE].max() if kinds else 0, np.int64)
@@ -178,7 +256,7 @@ def fold_histories(
             entity = entities[k]
             revs[i, k], lateness[i, k] = -1, 0
             if rows[i, entity[KEY_COLUMN]] == 0 or not reachable[i, k]:
-                outcomes[i, k] = ABSENT if rows[i, entity[KEY_COLUMN]] == 0 else UNAVAILABLE
+                findings[i, k] = ABSENT if rows[i, entity[KEY_COLUMN]] == 0 else UNAVAILABLE
                 numeric[i, entity[FIRST_FEATURE] : entity[END_FEATURE]] = math.nan
                 continue
             own = state[: entity[STATE_SIZE]]
@@ -186,15 +264,16 @@ def fold_histories(
             entry = _open(values, start, end, entity, own)
             entries = _count_entries(values, entry, end, entity, layout) if entry >= 0 else -1
             if entries < 0:
-                outcomes[i, k] = UNAVAILABLE
+                findings[i, k] = UNAVAILABLE
                 numeric[i, entity[FIRST_FEATURE] : entity[END_FEATURE]] = math.nan
                 continue
-            outcomes[i, k], revs[i, k], lateness[i, k] = _fold_one(
+            findings[i, k], revs[i, k], lateness[i, k] = _fold_one(
                 values, entry, end, entity, windows, sets, decays, registers, features, defaults, layout, rows[i],
-                born_at, own, scratch, index, numeric[i],
+                births[i * kinds + k], own, scratch, index, numeric[i],
             )  # fmt: skip
-            if entries >= entity[COMPACT_AT] + entity[KEEP]:
-                outcomes[i, k] |= COMPACTABLE
+            long = entries >= entity[COMPACT_AT] + entity[KEEP]
+            if long or (entries > 0 and rows[i, C_TIME] - _entry_time(values, entry) > RENEW_AFTER_MS):
+                findings[i, k] |= COMPACTABLE
         first = entities[kinds - 1, END_FEATURE] if kinds else 0
         read_transaction(features, first, rows[i], numeric[i])
 
@@ -233,13 +312,13 @@ def _fold_one(
     index: Ints,
     out: Float32s,
 ) -> tuple[Int, Int, Int]:
-    """Fold a log up to my entry and read my features. Returns (outcome, rev, lateness).
+    """Fold a log up to my entry and read my features. Returns (finding, rev, lateness).
 
     Where my id was accepted twice, because the first was forgotten in between, the second is mine: the same one that
     an offline fold accepts for it.
     """
     load_index(index, state, entity)
-    outcome, rev, lateness = UNAVAILABLE, int64(-1), int64(0)
+    finding, rev, lateness = UNAVAILABLE, int64(-1), int64(0)
     remembered_rev = int64(-1)
     event[:] = MISSING
     while offset < end:
@@ -250,25 +329,25 @@ def _fold_one(
             if is_mine and rev < 0:
                 remembered_rev = seen
             elif is_mine:
-                outcome |= RETRIED
+                finding |= RETRIED
             continue
         as_of = advance(state, entity, windows, event[C_TIME])
         if is_mine:
             time = event[C_TIME]
-            outcome = read_known(state, entity, sets, decays, features, defaults, mine, time, as_of, born_at, out)
+            finding = read_known(state, entity, sets, decays, features, defaults, mine, time, as_of, born_at, out)
             rev, lateness = state[REV], as_of - time
             if not _occurs(values, offset, end, entity, layout, mine[C_ID]):
-                return outcome, rev, lateness
+                return finding, rev, lateness
         apply(state, entity, windows, sets, decays, registers, event, as_of)
         add(index, state, event[C_ID])
     if rev >= 0:
-        return outcome, rev, lateness
+        return finding, rev, lateness
     if remembered_rev >= 0:
         as_of = advance(state, entity, windows, mine[C_TIME])
         read_known(state, entity, sets, decays, features, defaults, mine, mine[C_TIME], as_of, born_at, out)
         return DUPLICATE, remembered_rev, as_of - mine[C_TIME]
     out[entity[FIRST_FEATURE] : entity[END_FEATURE]] = math.nan  # my entry was lost on its way back
-    return outcome, rev, lateness
+    return finding, rev, lateness
 
 
 @compiled
@@ -288,6 +367,15 @@ def _entry_length(values: Bytes, offset: Int, entity: Ints, layout: Ints) -> Int
     for item in range(entity[FIRST_LAYOUT + kind - 1], entity[FIRST_LAYOUT + kind]):
         length += layout[item, 1]
     return length
+
+
+@compiled
+def _entry_time(values: Bytes, offset: Int) -> Int:
+    """The time of an entry. It is the second column of every one, behind kind and id."""
+    value = int64(0)
+    for byte in range(6):
+        value |= int64(values[offset + 7 + byte]) << (8 * byte)
+    return value
 
 
 @compiled
@@ -326,8 +414,9 @@ def compact_log(
     decays: Ints,
     registers: Ints,
     layout: Ints,
-    out: Bytes,
-) -> tuple[Int, Int]:
+    base: Bytes,
+    accepted: Bytes,
+) -> tuple[Int, Int, Int, Int, Int, Int, Int, Int]:
     """Replace all but the last `keep` entries of entity kind k's log by a base.
 
     Args:
@@ -335,10 +424,12 @@ def compact_log(
         k: which entity.
         keep: entries left after the base; fewer than the log has.
         entities, windows, sets, decays, registers, layout: the plan's tables.
-        out: uint8, at least 10 bytes per state slot + header; the base is written here.
+        base: uint8, at least 10 bytes per state slot + header; the base is written here.
+        accepted: uint8, as long as `value`; the replaced entries without duplicates are written here.
 
     Returns:
-        (length of the base in `out`, length of the prefix of `value` it replaces); zeros where there is nothing to do.
+        Length of the replaced prefix, elements in it, end of its first, start of its last, length of the base, length
+        of the accepted entries, generation, rev of the first accepted; zeros where there is nothing to do.
     """
     entity = entities[k]
     state = np.empty(entity[STATE_SIZE], np.int64)
@@ -346,11 +437,39 @@ def compact_log(
     offset = _open(value, 0, value.shape[0], entity, state)
     spare = _count_entries(value, offset, value.shape[0], entity, layout) - keep if offset >= 0 else 0
     if spare <= 0:
-        return 0, 0
+        return 0, 0, 0, 0, 0, 0, 0, 0
+    first = offset if offset > 0 else _entry_length(value, 0, entity, layout)
+    elements = spare + (1 if offset > 0 else 0)
+    first_rev, written, last = state[REV], 0, offset
     for _ in range(spare):
+        last = offset
         offset = _next(value, offset, entity, layout, event)
-        accept(state, entity, windows, sets, decays, registers, event)
-    return write_base(state, entity[SPEC_HASH], out), offset
+        if accept(state, entity, windows, sets, decays, registers, event):
+            accepted[written : written + offset - last] = value[last:offset]
+            written += offset - last
+    size = write_base(state, entity[SPEC_HASH], base)
+    return offset, elements, first, last, size, written, state[GENERATION], first_rev
+
+
+@entry_point
+def read_head(base: Bytes, k: Int, entities: Ints) -> tuple[Int, Int]:
+    """Generation and rev of a base of entity kind k; (0, -1) where it is none."""
+    entity = entities[k]
+    state = np.empty(entity[STATE_SIZE], np.int64)
+    if _open(base, 0, base.shape[0], entity, state) != base.shape[0]:
+        return 0, -1
+    return state[GENERATION], state[REV]
+
+
+@entry_point
+def unpack_entries(entries: Bytes, k: Int, entities: Ints, layout: Ints, rows: Ints) -> Int:
+    """Read the entries of entity kind k one after the other into `rows` (int64). Returns how many, or -1."""
+    entity = entities[k]
+    count = _count_entries(entries, 0, entries.shape[0], entity, layout)
+    offset = int64(0)
+    for index in range(count):
+        offset = _next(entries, offset, entity, layout, rows[index])
+    return count
 
 
 @entry_point
@@ -373,7 +492,7 @@ def new_index(entities: Ints, starts: Ints) -> Ints:
         largest_ring = max(largest_ring, entities[k, RING_SIZE])
     for log in range(starts.shape[0] - 1):
         longest_log = max(longest_log, starts[log + 1] - starts[log])
-    room = 2 * (largest_ring + longest_log // 13 + 1)  # an entry has at least kind, id and time
+    room = 2 * (largest_ring + longest_log // SMALLEST_ENTRY + 1)
     size = 64
     while size < room:
         size *= 2

@@ -208,7 +208,7 @@ class _Build:
             Kind.FOLLOW_UP: [Column.ID, Column.TIME, Column.ADDED],
             Kind.FRAUD_LABEL: [Column.ID, Column.TIME, Column.ORIGIN, Column.DELTA],
             Kind.ISSUER_DECLINE: [Column.ID, Column.TIME, Column.ORIGIN],
-            Kind.VOID: [Column.ID, Column.TIME, Column.ORIGIN, Column.AMOUNT],
+            Kind.VOID: [Column.ID, Column.TIME, Column.ORIGIN, Column.AMOUNT, Column.DELTA],
         }
         bounds = [len(self.layout)]
         for kind in Kind:

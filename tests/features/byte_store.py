@@ -38,8 +38,9 @@ class ByteStore:
         for log in self.named(row):
             keep = compaction(self.lengths[log])
             if keep is not None:
-                base, replaced = compact(self.plan, self.logs[log], log[0], keep=keep)
-                self.logs[log] = base + self.logs[log][replaced:]
+                done = compact(self.plan, self.logs[log], log[0], keep=keep)
+                if done is not None:
+                    self.logs[log] = done.base + self.logs[log][len(done.prefix) :]
                 self.lengths[log] = min(keep, self.lengths[log])
 
     def named(self, row: Rows) -> list[tuple[int, int]]:
@@ -54,11 +55,11 @@ def serve(store: ByteStore, rows: Rows, *, born_at_ms: int, compaction: Compacti
     Returns:
         What the engine says of each row; rows that are not transactions are missing everywhere, with rev -1.
     """
-    served = nothing(store.plan, len(rows))
+    served, kinds = nothing(store.plan, len(rows)), len(store.plan.entities)
     for index, row in enumerate(rows):
         store.append(row)
         if row[Column.KIND] in {Kind.ATTEMPT, Kind.FOLLOW_UP}:
-            write(served, index, fold(store.plan, row[np.newaxis], store.read(row), born_at_ms=born_at_ms))
+            write(served, index, fold(store.plan, row[np.newaxis], store.read(row), births_ms=[born_at_ms] * kinds))
         store.compact(row, compaction)
     return served
 
@@ -71,7 +72,7 @@ def nothing(plan: Plan, size: int) -> Histories:
         categorical=np.full((size, len(plan.categorical)), -1, np.int64),
         revs=np.full((size, kinds), -1, np.int64),
         lateness_ms=np.zeros((size, kinds), np.int64),
-        outcomes=np.zeros((size, kinds), np.int64),
+        findings=np.zeros((size, kinds), np.int64),
     )
 
 
@@ -81,4 +82,4 @@ def write(histories: Histories, index: int, one: Histories) -> None:
     histories.categorical[index] = one.categorical[0]
     histories.revs[index] = one.revs[0]
     histories.lateness_ms[index] = one.lateness_ms[0]
-    histories.outcomes[index] = one.outcomes[0]
+    histories.findings[index] = one.findings[0]

@@ -322,7 +322,7 @@ def measures(event: Event) -> dict[str, int]:
     """What an entry adds to each measure; a measure that is not named gets 0."""
     match event["kind"]:
         case Kind.ATTEMPT:
-            return amounts(event, sign=1)
+            return amounts(event, attempts=1, amount=number(event, "amount"))
         case Kind.FOLLOW_UP:
             return {"amount": number(event, "added")}
         case Kind.FRAUD_LABEL:
@@ -330,16 +330,16 @@ def measures(event: Event) -> dict[str, int]:
         case Kind.ISSUER_DECLINE:
             return {"issuer_declined": 1}
         case Kind.VOID:
-            return amounts(event, sign=-1)
+            return amounts(event, attempts=number(event, "delta"), amount=-number(event, "amount"))
     raise AssertionError(f"a kind that the page does not define: {event['kind']}")
 
 
-def amounts(event: Event, *, sign: int) -> dict[str, int]:
+def amounts(event: Event, *, attempts: int, amount: int) -> dict[str, int]:
     return {
-        "count": sign,
-        "amount": sign * number(event, "amount"),
-        "units": sign * units(event),
-        "units_squared": sign * units(event) ** 2,
+        "count": attempts,
+        "amount": amount,
+        "units": attempts * units(event),
+        "units_squared": attempts * units(event) ** 2,
     }
 
 

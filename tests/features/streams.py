@@ -92,11 +92,8 @@ def rows_of(steps: Sequence[Step], *, start_ms: int = START_MS) -> Rows:
 
 
 def earlier(step: Step, transactions: Sequence[Rows]) -> Rows | None:
-    """The transaction that a step is about; only attempts are ever voided."""
-    for row in islice(reversed(transactions), step.back % max(1, len(transactions)), None):
-        if step.action is not Action.VOID or row[Column.KIND] == Kind.ATTEMPT:
-            return row
-    return None
+    """The transaction that a step is about."""
+    return next(islice(reversed(transactions), step.back % max(1, len(transactions)), None), None)
 
 
 def attempt(step: Step, index: int, clock_ms: int) -> Rows:
@@ -137,7 +134,9 @@ def later_row(step: Step, about: Rows, index: int, clock_ms: int, labels: dict[i
     row[Column.ID] = mixed(index + 1, bits=48)
     row[Column.TIME] = clock_ms - step.late_ms
     if step.action is Action.VOID:
-        row[Column.KIND] = Kind.VOID
+        attempt = about[Column.KIND] == Kind.ATTEMPT
+        row[Column.KIND], row[Column.DELTA] = Kind.VOID, -1 if attempt else 0
+        row[Column.AMOUNT] = about[Column.AMOUNT] if attempt else about[Column.ADDED]
     elif step.action is Action.DECLINE:
         row[Column.KIND] = Kind.ISSUER_DECLINE
     else:

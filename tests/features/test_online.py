@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from service.features.entry import Column
 from service.features.kernel import COMPACTABLE, DUPLICATE, RETRIED, UNAVAILABLE
 from service.features.offline import Folded, bases, fold_events
-from service.features.online import Histories, compact, encode, fold
+from service.features.online import Compaction, Histories, compact, encode, fold, read_entries
 from service.features.plan import Plan
 from tests.features.agreement import card_spec, plan_of, shipped_spec
 from tests.features.byte_store import ByteStore, nothing, serve, write
 from tests.features.oracle import Declaration, Kind
 from tests.features.strategies import specs, streams
-from tests.features.streams import HOUR_MS, Rows, Step, random_steps, rows_of
+from tests.features.streams import DAY_MS, HOUR_MS, Action, Rows, Step, random_steps, rows_of
 
 pytestmark = pytest.mark.timeout(900)  # an example that fails is made small for up to five minutes
 
@@ -74,7 +74,7 @@ def test_transactions_that_are_read_together_see_only_what_came_before_them(
             store.append(row)
         indices = [start + i for i, row in enumerate(batch) if is_transaction(row)]
         values = [value for index in indices for value in store.read(rows[index])]
-        together = fold(plan, rows[indices], values, born_at_ms=born_at_ms(rows))
+        together = fold(plan, rows[indices], values, births_ms=[born_at_ms(rows)] * len(values))
         for place, index in enumerate(indices):
             write(served, index, pick(together, place))
         for row in batch:
@@ -120,12 +120,12 @@ def test_a_log_asks_to_be_compacted_when_it_holds_what_its_specification_says() 
     rows = rows_of([Step()] * 7)
     store = ByteStore(plan)
     served = serve(store, rows, born_at_ms=born_at_ms(rows), compaction=lambda _: None)
-    assert (served.outcomes[:, 0] & COMPACTABLE).astype(bool).tolist() == [False] * 5 + [True] * 2
+    assert (served.findings[:, 0] & COMPACTABLE).astype(bool).tolist() == [False] * 5 + [True] * 2
     value = store.read(rows[0])[0]
-    base, replaced = compact(plan, value, 0)
-    assert len(value) - replaced == 2 * len(encode(plan, rows[0], 0))
-    assert value[replaced:] == encode(plan, rows[5], 0) + encode(plan, rows[6], 0)
-    assert compact(plan, base + value[replaced:], 0) == (b"", 0)
+    done = compacted(plan, value, keep=None)
+    rest = value.removeprefix(done.prefix)
+    assert rest == encode(plan, rows[5], 0) + encode(plan, rows[6], 0)
+    assert compact(plan, done.base + rest, 0) is None
 
 
 def test_lateness_is_how_far_time_had_moved_on() -> None:
@@ -141,11 +141,11 @@ def test_an_entity_whose_log_did_not_come_is_missing_and_the_others_are_not(plan
     store = ByteStore(plan)
     serve(store, rows, born_at_ms=born_at_ms(rows), compaction=lambda _: None)
     values: list[bytes | None] = [*store.read(row[0])]
-    complete = fold(plan, row, values, born_at_ms=born_at_ms(rows))
-    degraded = fold(plan, row, [None, *values[1:]], born_at_ms=born_at_ms(rows))
+    complete = fold(plan, row, values, births_ms=[born_at_ms(rows)] * len(values))
+    degraded = fold(plan, row, [None, *values[1:]], births_ms=[born_at_ms(rows)] * 4)
     own = plan.entity_features[0]
-    assert degraded.outcomes[0, 0] == UNAVAILABLE
-    assert degraded.outcomes[0, 1:].tolist() == complete.outcomes[0, 1:].tolist()
+    assert degraded.findings[0, 0] == UNAVAILABLE
+    assert degraded.findings[0, 1:].tolist() == complete.findings[0, 1:].tolist()
     assert np.isnan(degraded.numeric[0, own]).all()
     np.testing.assert_array_equal(degraded.numeric[0, own.stop :], complete.numeric[0, own.stop :])
 
@@ -154,9 +154,9 @@ def test_a_value_that_cannot_be_read_is_unavailable(plan: Plan, rows: Rows) -> N
     """A cut or foreign value never gives features: another specification's base, half an entry, an unknown kind."""
     row = rows[:1]
     entry = encode(plan, row[0], 0)
-    base, _ = compact(plan, entry, 0, keep=0)
+    base = compacted(plan, entry, keep=0).base
     other = plan_of(card_spec({"known": {"known": True}}))
-    foreign, _ = compact(other, encode(other, row[0], 0), 0, keep=0)
+    foreign = compacted(other, encode(other, row[0], 0), keep=0).base
     unreadable = [
         b"",
         b"\x00" + entry,
@@ -168,8 +168,8 @@ def test_a_value_that_cannot_be_read_is_unavailable(plan: Plan, rows: Rows) -> N
         base[:9],
     ]
     for value in unreadable:
-        served = fold(plan, row, [value, *[b""] * 3], born_at_ms=born_at_ms(rows))
-        assert served.outcomes[0, 0] == UNAVAILABLE, value
+        served = fold(plan, row, [value, *[b""] * 3], births_ms=[born_at_ms(rows)] * 4)
+        assert served.findings[0, 0] == UNAVAILABLE, value
         assert np.isnan(served.numeric[0, plan.entity_features[0]]).all()
 
 
@@ -178,11 +178,49 @@ def test_any_bytes_can_be_folded(noise: bytes, *, after_a_base: bool) -> None:
     """Whatever a store returns, folding it ends and writes every cell of the transaction."""
     plan = plan_of(card_spec({"known": {"known": True}, "age": {"age": True}}))
     row = rows_of([Step()])
-    base, _ = compact(plan, encode(plan, row[0], 0), 0, keep=0)
+    base = compacted(plan, encode(plan, row[0], 0), keep=0).base
     value = (base if after_a_base else b"") + noise
-    served = fold(plan, row, [value], born_at_ms=0)
-    assert served.outcomes[0, 0] >= 0
-    assert served.lateness_ms[0, 0] >= 0 or served.outcomes[0, 0] & UNAVAILABLE
+    served = fold(plan, row, [value], births_ms=[0])
+    assert served.findings[0, 0] >= 0
+    assert served.lateness_ms[0, 0] >= 0 or served.findings[0, 0] & UNAVAILABLE
+
+
+def test_a_compaction_says_what_it_replaces_element_by_element() -> None:
+    """It names the first and the last element, and lists the entries that were accepted with their revs and life."""
+    plan = plan_of(card_spec({"known": {"known": True}}, log={"compact_at": 2, "keep": 1, "ring": 8}))
+    rows = rows_of([Step(), Step(), Step(action=Action.AGAIN), Step(), Step()])
+    entries = [encode(plan, row, 0) for row in rows]
+    first = compacted(plan, b"".join(entries[:4]), keep=1)
+    assert (first.elements, first.first, first.last) == (3, entries[0], entries[2])
+    assert (first.first_rev, first.entries) == (0, entries[0] + entries[1])  # the third is the second again
+    second = compacted(plan, first.base + entries[3] + entries[4], keep=1)
+    assert (second.elements, second.first, second.last) == (2, first.base, entries[3])
+    assert (second.first_rev, second.entries) == (2, entries[3])
+    assert first.generation == second.generation == rows[0, Column.ID]
+
+
+def test_entries_can_be_read_back(plan: Plan, rows: Rows) -> None:
+    """What was packed for an entity comes back in the columns that its entries carry, and packs to the same bytes."""
+    for k in range(len(plan.entities)):
+        packed = [encode(plan, row, k) for row in rows]
+        again = read_entries(plan, k, b"".join(packed))
+        np.testing.assert_array_equal(again[:, [Column.KIND, Column.ID, Column.TIME]], rows[:, [0, 1, 2]])
+        assert [encode(plan, row, k) for row in again] == packed
+
+
+def test_a_log_whose_oldest_entry_is_a_month_old_asks_to_be_compacted() -> None:
+    """So its expiry is renewed, however rarely it is used."""
+    plan = plan_of(card_spec({"known": {"known": True}}, log={"compact_at": 16, "keep": 4, "ring": 32}))
+    rows = rows_of([Step(), Step(wait_ms=20 * DAY_MS), Step(wait_ms=20 * DAY_MS)])
+    served = serve(ByteStore(plan), rows, born_at_ms=born_at_ms(rows), compaction=lambda _: None)
+    assert (served.findings[:, 0] & COMPACTABLE).astype(bool).tolist() == [False, False, True]
+
+
+def compacted(plan: Plan, value: bytes, *, keep: int | None) -> Compaction:
+    """The compaction of a log of the first kind of entity that has something to compact."""
+    done = compact(plan, value, 0, keep=keep)
+    assert done is not None
+    return done
 
 
 def assert_served(served: Histories, offline: Folded, plan: Plan, rows: Rows, *, first: int = 0) -> None:
@@ -200,7 +238,7 @@ def assert_served(served: Histories, offline: Folded, plan: Plan, rows: Rows, *,
             if offline.revs[index, k] >= 0:
                 accepted[log] = index
             elif rows[index, column] != 0 and index >= first:
-                earlier, own, outcome = accepted[log], plan.entity_features[k], served.outcomes[index, k]
+                earlier, own, outcome = accepted[log], plan.entity_features[k], served.findings[index, k]
                 assert bool(outcome & DUPLICATE) != bool(outcome & RETRIED), (index, k, outcome)
                 revs[index, k] = offline.revs[earlier, k]
                 identical = bool(outcome & RETRIED) and bool((rows[index] == rows[earlier]).all())
@@ -230,5 +268,5 @@ def pick(histories: Histories, place: int) -> Histories:
         histories.categorical[one],
         histories.revs[one],
         histories.lateness_ms[one],
-        histories.outcomes[one],
+        histories.findings[one],
     )

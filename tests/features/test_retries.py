@@ -38,7 +38,7 @@ def test_a_retry_that_the_log_holds_gets_the_identical_vector(plan: Plan) -> Non
     """However many transactions came in between, the retry sees what the first attempt saw, with its rev."""
     rows = rows_of([Step(), Step(), Step(), Step(action=Action.AGAIN, back=1), Step(action=Action.AGAIN)])
     served = serve(ByteStore(plan), rows, born_at_ms=BORN_AT_MS, compaction=lambda _: None)
-    assert (served.outcomes[:, 0] & RETRIED).tolist() == [0, 0, 0, RETRIED, RETRIED]
+    assert (served.findings[:, 0] & RETRIED).tolist() == [0, 0, 0, RETRIED, RETRIED]
     np.testing.assert_array_equal(served.numeric[3], served.numeric[1])
     np.testing.assert_array_equal(served.numeric[4], served.numeric[1])
     assert served.revs[:, 0].tolist() == [0, 1, 2, 1, 1]
@@ -62,7 +62,7 @@ def test_a_retry_that_only_the_ring_remembers_has_its_rev_and_is_as_of_now(plan:
     """Its entry compacted away, the retry has the rev of the first attempt and the features of a new one, uncounted."""
     rows = rows_of([Step(), Step(merchant=2), Step(action=Action.AGAIN, back=1), Step()])
     served = serve(ByteStore(plan), rows, born_at_ms=BORN_AT_MS, compaction=lambda _: 0)
-    assert served.outcomes[:, 0].tolist()[2] == DUPLICATE
+    assert served.findings[:, 0].tolist()[2] == DUPLICATE
     assert served.revs[:, 0].tolist() == [0, 1, 0, 2]
     np.testing.assert_array_equal(served.numeric[2], as_new(plan, rows, at=2))
     assert served.numeric[3, 1] == 2
@@ -103,7 +103,4 @@ def as_new(plan: Plan, rows: Rows, *, at: int) -> np.typing.NDArray[np.float32]:
     store = ByteStore(plan)
     serve(store, rows[:at], born_at_ms=BORN_AT_MS, compaction=lambda _: 0)
     store.append(row)
-    numeric: np.typing.NDArray[np.float32] = fold(
-        plan, row[np.newaxis], store.read(row), born_at_ms=BORN_AT_MS
-    ).numeric[0]
-    return numeric
+    return fold(plan, row[np.newaxis], store.read(row), births_ms=[BORN_AT_MS]).numeric.reshape(-1)
