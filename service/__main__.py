@@ -16,9 +16,12 @@ import uvicorn
 import uvloop
 from prometheus_client import CollectorRegistry
 
-from service.app import create_app, open_running
+from service.app import bundle_directory, create_app, epoch_ms, open_running, open_shared_store
+from service.backfill import backfill, read_history
+from service.bundle import Bundle
 from service.check import check, listen
-from service.errors import SettingsInvalid, TouchstoneError
+from service.errors import DataInvalid, SettingsInvalid, TouchstoneError
+from service.layout import Layout
 from service.logs import configure_logging
 from service.protocol import GuardedProtocol
 from service.settings import (
@@ -36,6 +39,7 @@ COMMANDS = {
     "serve": "answer requests (if nothing is said)",
     "check": "find out whether it could, and what to do",
     "warm": "compile the kernel into its cache and prove the bundle, then end: for building an image",
+    "backfill": "bring past transactions (--history FILE) into the store, for the spec of --model-dir",
     "settings": "print the page docs/configuration.md",
 }
 KEEP_ALIVE_SECONDS = 75  # longer than the idle time of common client pools, so that they close first
@@ -48,7 +52,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run one command. Returns the exit status: 0, or 1 with a line on standard error that says why."""
     known, unknown = _parser().parse_known_args(arguments)
     options = vars(known)
-    command, config = options.pop("command"), options.pop("config")
+    command, config, history = options.pop("command"), options.pop("config"), options.pop("history")
     try:
         for text in unknown:
             require_flag(text)
@@ -63,6 +67,9 @@ def main(arguments: Sequence[str]) -> int:
             return _report(settings)
         if command == "warm":
             asyncio.run(warm(settings))
+            return 0
+        if command == "backfill":
+            sys.stdout.write(asyncio.run(fill(settings, history)))
             return 0
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(serve(settings))
@@ -109,6 +116,31 @@ async def warm(settings: Settings) -> None:
     """
     async with open_running(settings, Telemetry(CollectorRegistry())):
         log.info("service_warmed")
+
+
+async def fill(settings: Settings, path: Path | None) -> str:
+    """Bring a past into the store. Returns what became of it, as text.
+
+    Raises:
+        TouchstoneError: the past cannot be read, or the store takes none.
+    """
+    if path is None:
+        raise SettingsInvalid("backfill needs --history FILE: one transaction or outcome per line, as JSON")
+    bundle = Bundle.load(bundle_directory(settings.model_dir))
+    try:
+        with path.open("rb") as lines:
+            history = read_history(lines, bundle.currencies, now_ms=epoch_ms())
+    except OSError as error:
+        raise DataInvalid(f"{path}: {error.strerror}") from error
+    store = await open_shared_store(settings, bundle)
+    try:
+        done = await backfill(store, Layout(bundle.plan), history, progress=lambda _: None)
+    finally:
+        await store.close()
+    return (
+        f"{done.events} events: {done.seeded} logs begin with their past now, {done.complete} had all of it, "
+        f"{done.unjoined} could not be joined to it; {done.dossiers} transactions with outcomes\n"
+    )
 
 
 class Server(uvicorn.Server):
@@ -176,6 +208,7 @@ def _parser() -> argparse.ArgumentParser:
         help="; ".join(f"{name}: {purpose}" for name, purpose in COMMANDS.items()),
     )
     parser.add_argument("--config", type=Path, metavar="FILE", help="YAML file of settings")
+    parser.add_argument("--history", type=Path, metavar="FILE", help="of backfill: JSON lines, see docs/operations.md")
     for name, field in Settings.model_fields.items():
         words = " ".join((field.description or "").split()).replace("%", "%%")
         parser.add_argument(

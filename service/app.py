@@ -25,10 +25,15 @@ from service.api.score import BatchEndpoint, ScoreEndpoint
 from service.api.thresholds import router as thresholds_router
 from service.bundle import MANIFEST, Bundle
 from service.errors import BundleInvalid, SettingsInvalid, ThresholdsInvalid
+from service.layout import Layout
 from service.model import OnnxModel
+from service.reporter import Reporter
 from service.scorer import Scorer, ScoreRequest
 from service.settings import Settings
+from service.stores.base import Store
+from service.stores.fallback import FallbackStore
 from service.stores.memory import MemoryStore
+from service.stores.redis import RedisStore, StoreLimits, open_redis_store
 from service.telemetry import Telemetry
 from service.threshold_store import Source, ThresholdStore
 from service.thresholds import parse_thresholds_json
@@ -36,6 +41,8 @@ from service.transaction import EARLIEST_EVENT_MS, read_transaction
 
 API_VERSION = "0.1.0"  # of what docs/api.md describes; the package's own, as long as both change together
 WARM_UP_TRANSACTIONS = 64  # more than any log holds before it is compacted
+RENEWAL_SECONDS = 38 * 24 * 3600  # a log outlives its horizon by this; its expiry is renewed when 30 days old
+MEMORY = "memory://"
 PUBLISHED_THRESHOLDS = "thresholds.jsonl"  # in the state directory
 
 
@@ -53,11 +60,33 @@ async def open_running(
     Raises:
         TouchstoneError: something is missing, altered or does not fit; the message says what and where.
     """
-    running = await asyncio.to_thread(_open, settings, telemetry, now_ms)
+    bundle, model, thresholds = await asyncio.to_thread(_open_model, settings)
+    prepared = await asyncio.to_thread(_open_prepared, settings, bundle)
+    store = await open_store(settings, bundle)
+    scorer = Scorer(
+        bundle,
+        model,
+        store,
+        thresholds,
+        telemetry,
+        clock=time.perf_counter,
+        prepared=prepared,
+        parity_share=settings.parity_share,
+    )
+    layouts = [Layout(bundle.plan)] if prepared is None else [Layout(bundle.plan), prepared]
+    telemetry.watch_store(store.status)
+    telemetry.watch_thresholds(lambda: thresholds.current.number)
+    telemetry.show_model(
+        name=bundle.manifest.name,
+        version=bundle.manifest.version,
+        sha256=bundle.model_sha256,
+        provider=model.provider.value,
+    )
     try:
-        yield running
+        yield Running(settings, telemetry, bundle, model, thresholds, scorer, Reporter(store, layouts), now_ms)
     finally:
-        await running.scorer.close()
+        await scorer.close()
+        await store.close()
 
 
 def create_app(telemetry: Telemetry) -> FastAPI:
@@ -121,22 +150,51 @@ def open_thresholds(settings: Settings, bundle: Bundle) -> ThresholdStore:
     return ThresholdStore(settings.state_dir / PUBLISHED_THRESHOLDS, initial, source)
 
 
-def _open(settings: Settings, telemetry: Telemetry, now_ms: Callable[[], int]) -> Running:
+async def open_store(settings: Settings, bundle: Bundle) -> Store:
+    """The store of TOUCHSTONE_STORE_URL.
+
+    Raises:
+        StoreUnavailable: it cannot be reached, or is too old.
+    """
+    if settings.store_url == MEMORY:
+        return MemoryStore(max_entities=settings.memory_max_entities, max_decisions=settings.memory_max_decisions)
+    return FallbackStore(await open_shared_store(settings, bundle), now_ms=epoch_ms)
+
+
+async def open_shared_store(settings: Settings, bundle: Bundle) -> RedisStore:
+    """The store of TOUCHSTONE_STORE_URL, where it is one that several processes share.
+
+    Raises:
+        SettingsInvalid: it is not.
+        StoreUnavailable: it cannot be reached, or is too old.
+    """
+    if settings.store_url == MEMORY:
+        raise SettingsInvalid("TOUCHSTONE_STORE_URL is memory://, which no other process can write to")
+    limits = StoreLimits(
+        timeout_ms=settings.store_timeout_ms,
+        record_ttl_s=settings.decision_ttl_hours * 3600,
+        log_ttl_s=bundle.spec.horizon_ms // 1000 + RENEWAL_SECONDS,
+        max_stream_decisions=settings.max_stream_decisions,
+        max_stream_archive=settings.max_stream_archive,
+    )
+    return await open_redis_store(settings.store_url, limits)
+
+
+def _open_model(settings: Settings) -> tuple[Bundle, OnnxModel, ThresholdStore]:
+    """What decides, warm."""
     bundle = Bundle.load(bundle_directory(settings.model_dir))
     model = OnnxModel.load(bundle, provider=settings.provider, threads=settings.inference_threads)
     thresholds = open_thresholds(settings, bundle)
     _warm_up(bundle, model, thresholds)
-    store = MemoryStore(max_entities=settings.memory_max_entities, max_decisions=settings.memory_max_decisions)
-    scorer = Scorer(bundle, model, store, thresholds, telemetry, clock=time.perf_counter)
-    telemetry.watch_store(entities=lambda: store.entities, evictions=lambda: store.evictions)
-    telemetry.watch_thresholds(lambda: thresholds.current.number)
-    telemetry.show_model(
-        name=bundle.manifest.name,
-        version=bundle.manifest.version,
-        sha256=bundle.model_sha256,
-        provider=model.provider.value,
-    )
-    return Running(settings, telemetry, bundle, model, thresholds, scorer, now_ms)
+    return bundle, model, thresholds
+
+
+def _open_prepared(settings: Settings, served: Bundle) -> Layout | None:
+    """The layout of the bundle that is to be served later, where its histories are others."""
+    if settings.prepare_model_dir is None:
+        return None
+    bundle = Bundle.load(bundle_directory(settings.prepare_model_dir))
+    return None if bundle.plan.spec.sha256 == served.plan.spec.sha256 else Layout(bundle.plan)
 
 
 def _warm_up(bundle: Bundle, model: OnnxModel, thresholds: ThresholdStore) -> None:
@@ -163,7 +221,7 @@ def _warm_up_request(index: int, currency: str) -> ScoreRequest:
         b'"amount":100,"currency":"%b"}' % (index, currency.encode())
     )
     transaction = read_transaction(body, arrival_ms=EARLIEST_EVENT_MS, allow_card_numbers=False)
-    return ScoreRequest(transaction, transaction.digest())
+    return ScoreRequest(transaction, body, transaction.digest())
 
 
 def _version_key(name: str) -> list[tuple[int, str]]:

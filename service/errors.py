@@ -12,6 +12,8 @@ TouchstoneError
   x VersionNeeded          the author did not say which thresholds they changed    428
   x VersionConflict        somebody published thresholds in between                412
   x NotWritable            the state directory cannot be written                   503
+  x StoreUnavailable       the store cannot be used, or did not answer in time     503, or the process does not start
+    x StoreUnreachable     nobody answers at its address                           503; the process starts without it
   x IdempotencyConflict    the transaction id was used with another body           409
   x OutcomeKeysNeeded      we hold no record of this transaction; send its keys    404
   x NotFound               there is nothing under this name                        404
@@ -47,6 +49,14 @@ class DataInvalid(TouchstoneError):
 
 class NotWritable(TouchstoneError):
     """The state directory cannot be written, so nothing was published."""
+
+
+class StoreUnavailable(TouchstoneError):
+    """The store cannot be reached, or did not answer in time: nothing was lost, and nothing was done for certain."""
+
+
+class StoreUnreachable(StoreUnavailable):
+    """Nobody answers at the store's address: it may be back any moment."""
 
 
 class IdempotencyConflict(TouchstoneError):

@@ -1,38 +1,40 @@
 """The scorer: decides about transactions with everything known about their entities, and remembers what it decided."""
 
-import asyncio
 import hashlib
 from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import orjson
 from numpy.typing import NDArray
 
 from service.bundle import Bundle
+from service.compactor import Compactor
 from service.decision import Decision
-from service.errors import IdempotencyConflict, OutcomeKeysNeeded
+from service.errors import IdempotencyConflict
 from service.explain import Explainer, Reason
-from service.features.entry import CLOCK_TOLERANCE_MS, Column, Kind, outcome_row, transaction_row
-from service.features.kernel import COMPACTABLE, DUPLICATE, UNAVAILABLE, UNKNOWN
-from service.features.online import Histories, compact, encode, fold
+from service.features.entry import Column, transaction_row, void_row
+from service.features.kernel import DUPLICATE, RETRIED, UNAVAILABLE, UNKNOWN
+from service.features.online import Histories, encode
+from service.layout import Layout, Logs, Tokens, tokens_of
 from service.model import OnnxModel
-from service.stores.base import Append, DecisionRecord, Store
+from service.parity import ParityMeter
+from service.stores.base import APPENDED_LATER, NO_ANSWER, NOWHERE, Append, DecisionRecord, NewDecision, Snapshot, Store
 from service.telemetry import Stage, Telemetry
 from service.threshold_store import ThresholdStore
 from service.thresholds import Ruling, Thresholds
-from service.transaction import Outcome, OutcomeType, Transaction
+from service.transaction import Transaction, write_instant
 
 LATE_MS = 7 * 24 * 3600 * 1000  # events later than this are not exact in every window; they are counted
 
 
 @dataclass(frozen=True, slots=True)
 class ScoreRequest:
-    """A checked transaction, with the digest by which a retry is told from another use of its id."""
+    """A checked transaction, the body it was read from, and the digest that tells a retry from another request."""
 
     transaction: Transaction
+    body: bytes
     digest: bytes
 
 
@@ -45,31 +47,45 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Reported:
-    """An outcome that was taken: whether it changed any history."""
+class Seen:
+    """What the model saw of a transaction, and why it answered as it did."""
 
-    transaction_id: str
-    changed: bool
-
-
-@dataclass(frozen=True, slots=True)
-class StoredDecision:
-    """A decision as it was made, with what the model saw and why it answered so."""
-
-    response: Mapping[str, object]
     numeric: Mapping[str, float | None]
     categorical: Mapping[str, int]
-    revs: Mapping[str, int | None]
     reasons: tuple[Reason, ...]
 
 
 @dataclass(frozen=True, slots=True)
+class StoredDecision:
+    """A decision as it was made.
+
+    Attributes:
+        response: what was answered.
+        revs: by entity, where the transaction stands in its log; empty where another spec is served by now.
+        seen: what the model saw; None once the store needed its room, or another spec is served.
+    """
+
+    response: Mapping[str, object]
+    revs: Mapping[str, int | None]
+    seen: Seen | None
+
+
+@dataclass(slots=True)
 class _Case:
     """A transaction on its way through the scorer."""
 
     request: ScoreRequest
     amount_minor: int | None  # in the base currency; None where the table has no rate
-    keys: tuple[bytes | None, ...]  # by entity
+    tokens: Tokens
+    row: tuple[int, ...]  # by `Column`
+    record: DecisionRecord | None = None  # the decision that stands, once there is one
+    made: bool = False  # whether it was made for this request, not for an earlier one
+    unsure: bool = False  # whether the store could not say if there was an earlier one, or not take this one
+
+    @property
+    def transaction_id(self) -> str:
+        """The id, by which decisions are held."""
+        return self.request.transaction.transaction_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,53 +110,117 @@ class Scorer:
         telemetry: Telemetry,
         *,
         clock: Callable[[], float],
+        prepared: Layout | None = None,
+        parity_share: float = 0.0,
     ) -> None:
-        """`clock` gives seconds that never run backwards; it is read for latencies only."""
+        """A scorer over one bundle and one store.
+
+        Args:
+            bundle: what decides.
+            model: its session.
+            store: where histories and decisions are kept.
+            thresholds: what turns probabilities into decisions.
+            telemetry: what is told about it.
+            clock: seconds that never run backwards; read for latencies only.
+            prepared: the layout of another spec that gathers its history from now on, to be served later.
+            parity_share: of all entities, whose features are computed again from the archive.
+        """
         self._bundle = bundle
         self._plan = bundle.plan
+        self._layouts = (Layout(bundle.plan),) if prepared is None else (Layout(bundle.plan), prepared)
         self._model = model
         self._store = store
         self._thresholds = thresholds
         self._telemetry = telemetry
         self._clock = clock
         self._explainer = Explainer(bundle, model)
+        self._meter = ParityMeter(store, telemetry, share=parity_share)
+        self._compactor = Compactor(store, audits=self._meter.audits)
         manifest = bundle.manifest
         self._model_name = {"name": manifest.name, "version": manifest.version, "sha256": bundle.model_sha256}
-        self._key_prefixes = tuple(f"{manifest.spec_sha256[:8]}:{name}:" for name in self._plan.entities)
-        self._background: set[asyncio.Task[None]] = set()
 
     async def score(self, requests: Sequence[ScoreRequest], *, arrival_ms: int) -> list[Answer | IdempotencyConflict]:
-        """Answer each request, in order, as if they had been sent one after the other.
+        """Answer each request, in order, as if they had been sent one after the other: the hot path.
 
         Args:
             requests: checked transactions.
             arrival_ms: when they arrived, epoch milliseconds.
         """
         watch = _Stopwatch(self._clock, self._telemetry)
-        ids = [request.transaction.transaction_id for request in requests]
-        held = await self._store.find_records(ids)
-        records = {name: record for name, record in zip(ids, held, strict=True) if record is not None}
-        fresh: dict[str, ScoreRequest] = {}
+        cases: dict[str, _Case] = {}
         for request in requests:  # of two with the same id, the first decides
-            if request.transaction.transaction_id not in records:
-                fresh.setdefault(request.transaction.transaction_id, request)
-        if fresh:
-            decided = await self._decide(list(fresh.values()), arrival_ms, watch)
-            records.update(zip(fresh, decided, strict=True))
-        return [self._answer(request, records, fresh) for request in requests]
-
-    async def _decide(
-        self, requests: Sequence[ScoreRequest], arrival_ms: int, watch: "_Stopwatch"
-    ) -> list[DecisionRecord]:
-        """The hot path: what happens to transactions that nobody has decided yet."""
-        cases = [self._case(request) for request in requests]
-        rows = np.array([_row(case, arrival_ms) for case in cases], np.int64)
+            if request.transaction.transaction_id not in cases:
+                cases[request.transaction.transaction_id] = self._case(request, arrival_ms)
+        batch = list(cases.values())
+        rows = np.array([case.row for case in batch], np.int64)
         watch.lap(Stage.READ)
-        born_at_ms = await self._store.born_at(int(rows[0, Column.TIME]))
-        logs = await self._append_and_read(cases, rows)
+        logs, *prepared = await self._visit(batch, rows)
         watch.lap(Stage.STORE)
-        histories = fold(self._plan, rows, logs, born_at_ms=born_at_ms)
+        histories = logs.fold(rows)
         watch.lap(Stage.FOLD)
+        fresh = [index for index, case in enumerate(batch) if case.record is None]
+        if fresh:
+            await self._decide([batch[index] for index in fresh], histories.at(fresh), arrival_ms, watch)
+        await self._take_back(batch, rows, logs, histories)
+        self._meter.observe(rows, logs, histories)
+        self._compact_later([(logs, histories), *((other, other.fold(rows)) for other in prepared)])
+        watch.stop()
+        return [self._answer(request, cases[request.transaction.transaction_id]) for request in requests]
+
+    async def find_decision(self, transaction_id: str) -> StoredDecision | None:
+        """A decision that is still held, with what the model saw; explained whatever it was.
+
+        Raises:
+            StoreUnavailable: the store did not answer.
+        """
+        record = await self._store.find_record(transaction_id)
+        if record is None:
+            return None
+        snapshot = await self._store.find_snapshot(transaction_id, record)
+        ours = record.spec == self._layouts[0].spec
+        return StoredDecision(
+            response=orjson.loads(record.response),
+            revs=dict(zip(self._plan.entities, [None if rev < 0 else rev for rev in record.revs], strict=True))
+            if ours
+            else {},
+            seen=self._seen(snapshot) if snapshot is not None and ours else None,
+        )
+
+    async def close(self) -> None:
+        """Let what runs in the background finish."""
+        await self._compactor.close()
+        await self._meter.close()
+
+    def _case(self, request: ScoreRequest, arrival_ms: int) -> _Case:
+        """An attempt whose amount cannot be converted still counts as an attempt, of amount 0."""
+        transaction = request.transaction
+        amount_minor = self._bundle.currencies.to_base(transaction.amount, transaction.currency)
+        row = transaction_row(transaction, arrival_ms=arrival_ms, amount_minor=amount_minor or 0)
+        return _Case(request, amount_minor, tokens_of(transaction), row)
+
+    async def _visit(self, cases: Sequence[_Case], rows: NDArray[np.int64]) -> list[Logs]:
+        """Look for earlier decisions and add each transaction to its entities' logs, in one trip.
+
+        Returns the logs by layout. That of a replay is appended to as well: its fold ignores what was there before.
+        """
+        tokens = [case.tokens for case in cases]
+        keys = [layout.keys(tokens) for layout in self._layouts]
+        appends = [
+            append for layout, named in zip(self._layouts, keys, strict=True) for append in layout.appends(rows, named)
+        ]
+        visit = await self._store.visit(
+            [case.transaction_id for case in cases], appends, time_ms=int(rows[0, Column.TIME])
+        )
+        for case, found in zip(cases, visit.records, strict=True):
+            case.record = found if isinstance(found, DecisionRecord) else None
+            case.unsure = found is NO_ANSWER
+        values, births_ms = iter(visit.logs), iter(visit.births_ms)
+        return [
+            Logs.arrange(layout, named, values, births_ms) for layout, named in zip(self._layouts, keys, strict=True)
+        ]
+
+    async def _decide(self, cases: Sequence[_Case], histories: Histories, arrival_ms: int, watch: "_Stopwatch") -> None:
+        """Decide what nobody has decided yet."""
         logits, probabilities = self._model.run(histories.numeric, histories.categorical)
         watch.lap(Stage.MODEL)
         version = self._thresholds.current
@@ -150,79 +230,9 @@ class Scorer:
             self._response(case, verdict, version.number, arrival_ms, watch.elapsed_ms())
             for case, verdict in zip(cases, verdicts, strict=True)
         ]
-        records = await self._remember(cases, rows, histories, responses)
+        await self._remember(cases, histories, responses)
         watch.lap(Stage.RECORD)
-        self._observe(verdicts, histories)
-        self._compact_later(cases, logs, histories)
-        watch.stop()
-        return records
-
-    async def report(self, outcomes: Sequence[Outcome], *, arrival_ms: int) -> list[Reported | OutcomeKeysNeeded]:
-        """Take outcomes into the histories of the entities they are about, in order.
-
-        Args:
-            outcomes: checked outcomes.
-            arrival_ms: when they arrived, epoch milliseconds.
-        """
-        return [await self._report(outcome, arrival_ms) for outcome in outcomes]
-
-    async def find_decision(self, transaction_id: str) -> StoredDecision | None:
-        """A decision that is still held, with what the model saw; explained whatever it was."""
-        (record,) = await self._store.find_records([transaction_id])
-        if record is None:
-            return None
-        numeric, categorical = record.numeric[np.newaxis], record.categorical[np.newaxis]
-        logits, _ = self._model.run(numeric, categorical)
-        (reasons,) = self._explainer.explain(numeric, categorical, logits)
-        return StoredDecision(
-            response=orjson.loads(record.response),
-            numeric={
-                name: None if np.isnan(value) else float(value)
-                for name, value in zip(self._plan.numeric, record.numeric, strict=True)
-            },
-            categorical=dict(zip(self._plan.categorical, record.categorical.tolist(), strict=True)),
-            revs={
-                name: None if rev < 0 else rev
-                for name, rev in zip(self._plan.entities, record.revs.tolist(), strict=True)
-            },
-            reasons=reasons,
-        )
-
-    async def close(self) -> None:
-        """Let what runs in the background finish."""
-        await asyncio.gather(*self._background)
-
-    def _answer(
-        self, request: ScoreRequest, records: Mapping[str, DecisionRecord], fresh: Mapping[str, ScoreRequest]
-    ) -> Answer | IdempotencyConflict:
-        name = request.transaction.transaction_id
-        if records[name].digest != request.digest:
-            self._telemetry.observe_conflict()
-            return IdempotencyConflict("transaction_id was used before with another body")
-        replayed = fresh.get(name) is not request
-        if replayed:
-            self._telemetry.observe_replay()
-        return Answer(records[name].response, replayed)
-
-    def _case(self, request: ScoreRequest) -> _Case:
-        transaction = request.transaction
-        amount_minor = self._bundle.currencies.to_base(transaction.amount, transaction.currency)
-        tokens = [getattr(transaction, entity.key) for entity in self._plan.spec.entities]
-        return _Case(request, amount_minor, self._keys(tokens))
-
-    def _keys(self, tokens: Sequence[str | None]) -> tuple[bytes | None, ...]:
-        """The key of each entity's log. It begins with the spec's hash: another spec has other logs."""
-        return tuple(
-            None if token is None else (prefix + token).encode()
-            for prefix, token in zip(self._key_prefixes, tokens, strict=True)
-        )
-
-    async def _append_and_read(self, cases: Sequence[_Case], rows: NDArray[np.int64]) -> list[bytes | None]:
-        """Add each transaction to its entities' logs. Returns the logs, entity by entity; b"" where none is named."""
-        named = [(row, k, key) for row, case in zip(rows, cases, strict=True) for k, key in enumerate(case.keys) if key]
-        appends = [Append(key, encode(self._plan, row, k)) for row, k, key in named]
-        answers = iter(await self._store.append_and_read(appends))
-        return [next(answers) if key else b"" for case in cases for key in case.keys]
+        self._observe(cases, verdicts, histories)
 
     def _rule(
         self,
@@ -261,14 +271,14 @@ class Scorer:
                 probability,
                 ruling,
                 reasons.get(index, ()),
-                self._degraded(case, probability, histories.outcomes[index]),
+                self._degraded(case, probability, histories.findings[index]),
             )
             for index, (case, probability, ruling) in enumerate(zip(cases, scored, rulings, strict=True))
         ]
 
-    def _degraded(self, case: _Case, probability: float | None, outcomes: NDArray[np.int64]) -> tuple[str, ...]:
+    def _degraded(self, case: _Case, probability: float | None, findings: NDArray[np.int64]) -> tuple[str, ...]:
         """What the decision was made without, from the closed list of the contract."""
-        bits = outcomes.tolist()
+        bits = findings.tolist()
         missing = [name for name, bit in zip(self._plan.entities, bits, strict=True) if bit & (UNKNOWN | UNAVAILABLE)]
         if any(bit & DUPLICATE for bit in bits):
             missing.append("duplicate")
@@ -276,6 +286,8 @@ class Scorer:
             missing.append("currency")
         elif probability is None:
             missing.append("model")
+        if case.unsure:
+            missing.append("idempotency")
         return tuple(missing)
 
     def _response(
@@ -294,7 +306,7 @@ class Scorer:
                 "thresholds": {"version": thresholds_version, "segment": ruling.segment},
                 "model": self._model_name,
                 "degraded": verdict.degraded,
-                "scored_at": _instant(arrival_ms),
+                "scored_at": write_instant(arrival_ms),
                 "latency_ms": latency_ms,
             }
         )
@@ -305,80 +317,108 @@ class Scorer:
             return None
         return bisect_right(self._bundle.manifest.score_thresholds, probability)
 
-    async def _remember(
-        self, cases: Sequence[_Case], rows: NDArray[np.int64], histories: Histories, responses: Sequence[bytes]
-    ) -> list[DecisionRecord]:
-        """Keep each decision, so that a retry gets the same bytes and an outcome finds its transaction."""
-        records = []
-        for index, (case, response) in enumerate(zip(cases, responses, strict=True)):
-            record = DecisionRecord(
-                digest=case.request.digest,
-                response=response,
-                event_time_ms=int(rows[index, Column.TIME]),
-                keys=case.keys,
-                numeric=histories.numeric[index],
-                categorical=histories.categorical[index],
-                revs=histories.revs[index],
-            )
-            await self._store.put_record(case.request.transaction.transaction_id, record)
-            records.append(record)
-        return records
+    async def _remember(self, cases: Sequence[_Case], histories: Histories, responses: Sequence[bytes]) -> None:
+        """Keep each decision, so that a retry gets the same bytes and an outcome finds its transaction.
 
-    def _observe(self, verdicts: Sequence[_Verdict], histories: Histories) -> None:
-        for verdict in verdicts:
-            self._telemetry.observe_decision(verdict.ruling.decision, verdict.probability, verdict.degraded)
+        Of two that decide on the same transaction at once the first to be kept stands, and answers both. What the store
+        did not take in time is kept in this process, and says so.
+        """
+        decisions = [
+            NewDecision(
+                case.transaction_id,
+                DecisionRecord(
+                    digest=case.request.digest,
+                    response=response,
+                    event_time_ms=case.row[Column.TIME],
+                    tokens=case.tokens,
+                    spec=self._layouts[0].spec,
+                    revs=tuple(histories.revs[index].tolist()),
+                ),
+                Snapshot(
+                    case.request.body,
+                    histories.numeric[index],
+                    histories.categorical[index],
+                    histories.findings[index],
+                ),
+            )
+            for index, (case, response) in enumerate(zip(cases, responses, strict=True))
+        ]
+        standing = await self._store.put_decisions(decisions)
+        for case, decision, record in zip(cases, decisions, standing, strict=True):
+            case.record = self._keep(case, decision) if record is None else record
+            case.made = record is None or record.response == decision.record.response
+
+    def _keep(self, case: _Case, decision: NewDecision) -> DecisionRecord:
+        """Remember a decision in this process, marked as one that no other can repeat for now."""
+        record = decision.record
+        if not case.unsure:
+            case.unsure = True
+            response = orjson.loads(record.response)
+            response["degraded"].append("idempotency")
+            record = replace(record, response=orjson.dumps(response))
+        self._store.keep([decision._replace(record=record)])
+        return record
+
+    def _observe(self, cases: Sequence[_Case], verdicts: Sequence[_Verdict], histories: Histories) -> None:
+        for case, verdict in zip(cases, verdicts, strict=True):
+            if case.made:
+                self._telemetry.observe_decision(verdict.ruling.decision, verdict.probability, verdict.degraded)
         for _ in range(int((histories.lateness_ms > LATE_MS).any(axis=1).sum())):
             self._telemetry.observe_late_event()
 
-    def _compact_later(self, cases: Sequence[_Case], logs: Sequence[bytes | None], histories: Histories) -> None:
-        """Replace long logs by a base, off the critical path. Losing the race to somebody else is harmless."""
-        keys = [key for case in cases for key in case.keys]
-        due = {
-            key: (log, index % len(self._plan.entities))
-            for index, (key, log, bits) in enumerate(zip(keys, logs, histories.outcomes.flat, strict=True))
-            if key and log and bits & COMPACTABLE
-        }
-        if due:
-            task = asyncio.get_running_loop().create_task(self._compact(due))
-            self._background.add(task)
-            task.add_done_callback(self._background.discard)
+    async def _take_back(
+        self, cases: Sequence[_Case], rows: NDArray[np.int64], logs: Logs, histories: Histories
+    ) -> None:
+        """Take back what was counted for a transaction that had been decided before, or that is refused.
 
-    async def _compact(self, due: Mapping[bytes, tuple[bytes, int]]) -> None:
-        for key, (log, k) in due.items():
-            base, length = compact(self._plan, log, k)
-            if length:
-                await self._store.replace(key, log[:length], base)
+        Where the log remembers the id nothing was counted: the entry stands at the rev of the decision. Anywhere else
+        it is a second one: the ring had forgotten the first, or the request named other entities. Where the decision
+        has no rev its own entry may still be on its way, and this one be it.
+        """
+        voids = []
+        for index, case in enumerate(cases):
+            if case.made or case.record is None or case.record.spec != logs.layout.spec:
+                continue
+            first = index * logs.layout.kinds
+            earlier = zip(logs.layout.keys([case.record.tokens]), case.record.revs, strict=True)
+            for k, (key, rev) in enumerate(earlier):
+                mine, my_rev = logs.keys[first + k], int(histories.revs[index, k])
+                again = histories.findings[index, k] & (RETRIED | DUPLICATE)
+                counted = rev == APPENDED_LATER and not again
+                elsewhere = mine != key or rev not in {my_rev, NOWHERE, APPENDED_LATER}
+                if mine is not None and my_rev >= 0 and (counted or elsewhere):
+                    void = np.array(void_row(rows[index].tolist(), rev=my_rev), np.int64)
+                    voids.append(Append(mine, encode(logs.layout.plan, void, k)))
+        if voids:
+            await self._store.visit([], voids, time_ms=int(rows[0, Column.TIME]))
 
-    async def _report(self, outcome: Outcome, arrival_ms: int) -> Reported | OutcomeKeysNeeded:
-        (record,) = await self._store.find_records([outcome.transaction_id])
-        if record is not None:
-            keys, origin_ms = record.keys, record.event_time_ms
-        elif outcome.event_time_ms is not None and outcome.card_id is not None and outcome.merchant_id is not None:
-            keys = self._keys([getattr(outcome, entity.key, None) for entity in self._plan.spec.entities])
-            origin_ms = min(outcome.event_time_ms, arrival_ms + CLOCK_TOLERANCE_MS)
-        else:
-            return OutcomeKeysNeeded(
-                "no decision is held for this transaction: send its timestamp, card_id and merchant_id"
-            )
-        kind, delta = Kind.ISSUER_DECLINE, 0
-        if outcome.type is not OutcomeType.ISSUER_DECLINED:
-            label = _label(outcome)
-            before = await self._store.exchange_label(outcome.transaction_id, label) if label is not None else None
-            if label is None or before is None or label == before:
-                return Reported(outcome.transaction_id, changed=False)
-            kind, delta = Kind.FRAUD_LABEL, label - before
-        row = outcome_row(
-            kind,
-            transaction_id=outcome.transaction_id,
-            reported_ms=min(outcome.reported_at_ms, arrival_ms + CLOCK_TOLERANCE_MS),
-            origin_ms=origin_ms,
-            delta=delta,
-            keys={},
+    def _compact_later(self, folded: Iterable[tuple[Logs, Histories]]) -> None:
+        for logs, histories in folded:
+            self._compactor.compact_later(logs.layout.plan, logs.compactable(histories))
+
+    def _answer(self, request: ScoreRequest, case: _Case) -> Answer | IdempotencyConflict:
+        assert case.record is not None, "a case without a decision"
+        if case.record.digest != request.digest:
+            self._telemetry.observe_conflict()
+            return IdempotencyConflict("transaction_id was used before with another body")
+        replayed = not case.made or request is not case.request
+        if replayed:
+            self._telemetry.observe_replay()
+        return Answer(case.record.response, replayed)
+
+    def _seen(self, snapshot: Snapshot) -> Seen:
+        """What the model saw, by name, and why it answered as it did."""
+        numeric, categorical = snapshot.numeric[np.newaxis], snapshot.categorical[np.newaxis]
+        logits, _ = self._model.run(numeric, categorical)
+        (reasons,) = self._explainer.explain(numeric, categorical, logits)
+        return Seen(
+            numeric={
+                name: None if np.isnan(value) else float(value)
+                for name, value in zip(self._plan.numeric, snapshot.numeric, strict=True)
+            },
+            categorical=dict(zip(self._plan.categorical, snapshot.categorical.tolist(), strict=True)),
+            reasons=reasons,
         )
-        event = np.array(row, np.int64)
-        appends = [Append(key, encode(self._plan, event, k)) for k, key in enumerate(keys) if key]
-        await self._store.append_and_read(appends)
-        return Reported(outcome.transaction_id, changed=True)
 
 
 class _Stopwatch:
@@ -401,28 +441,7 @@ class _Stopwatch:
         return round((self._clock() - self._started) * 1000, 3)
 
 
-def _row(case: _Case, arrival_ms: int) -> tuple[int, ...]:
-    """An attempt whose amount cannot be converted still counts as an attempt, of amount 0."""
-    return transaction_row(case.request.transaction, arrival_ms=arrival_ms, amount_minor=case.amount_minor or 0)
-
-
 def _decision_id(request: ScoreRequest, arrival_ms: int) -> str:
     """Names one decision: another one for the same transaction id, after the first expired, has another name."""
     content = b"%s %d" % (request.digest, arrival_ms)
     return "d-" + hashlib.blake2b(content, digest_size=12).hexdigest()
-
-
-def _instant(epoch_ms: int) -> str:
-    """RFC 3339 in UTC with milliseconds."""
-    return datetime.fromtimestamp(epoch_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-_FRAUD_TYPES = {OutcomeType.EARLY_FRAUD_WARNING, OutcomeType.CONFIRMED_FRAUD}
-_LEGITIMATE_TYPES = {OutcomeType.CONFIRMED_LEGITIMATE, OutcomeType.WITHDRAWN}
-
-
-def _label(outcome: Outcome) -> int | None:
-    """The label an outcome gives its transaction; None where it says nothing about fraud."""
-    if outcome.type in _FRAUD_TYPES or (outcome.type is OutcomeType.DISPUTE and outcome.fraud):
-        return 1
-    return 0 if outcome.type in _LEGITIMATE_TYPES else None

@@ -13,6 +13,7 @@ from service.errors import SettingsInvalid
 from service.model import Provider
 
 PREFIX = "TOUCHSTONE_"
+STORE_URL_PATTERN = r"^(memory://|(redis|rediss|unix|redis\+cluster|rediss\+cluster)://.+)$"
 SHIPPED_MODELS = Path(__file__).resolve().parent.parent / "models" / "touchstone"
 
 
@@ -28,13 +29,35 @@ class Settings(BaseModel):
     port: Annotated[int, Field(ge=1, le=65535)] = 8000
     """TCP port to listen on. Change it when another process has it."""
 
-    store_url: Annotated[str, Field(pattern=r"^memory://$", repr=False)] = "memory://"
-    """Where histories and decisions are kept. memory:// is this process: they are gone when it stops. It is the only
-    store of this version."""
+    store_url: Annotated[str, Field(pattern=STORE_URL_PATTERN, repr=False)] = "memory://"
+    """Where histories and decisions are kept: memory:// (this process; gone when it stops), redis://, rediss:// or
+    unix:// (one Redis or Valkey, from 7.0 on), redis+cluster:// or rediss+cluster:// (a cluster of them). User,
+    password and TLS files are part of the URL: redis://user:password@host:6379/0. Set it as soon as there is more than
+    one process, or a history worth keeping."""
+
+    store_timeout_ms: Annotated[int, Field(ge=1, le=1_000)] = 15
+    """How long one trip to the store may take; a decision makes two. Past it the decision is made without what is
+    missing, and says so. Raise it for a store that is far away, and stay below half of your deadline."""
+
+    decision_ttl_hours: Annotated[int, Field(ge=1, le=24 * 30)] = 24
+    """How long a shared store remembers a decision, for retries and for outcomes that do not carry the transaction's
+    keys. Raise it to cover the longest time in which your clients retry: count 600 bytes for each decision."""
+
+    max_stream_decisions: Annotated[int, Field(ge=1_000)] = 200_000
+    """Decisions with their features that a shared store holds for GET /decisions and for `python -m training collect`;
+    past it the oldest are removed. Raise it if fraud_decisions_overflow_total grows: count 1.2 KB for each."""
+
+    max_stream_archive: Annotated[int, Field(ge=1_000)] = 200_000
+    """Messages of archived history, of about 12 entries each, that a shared store holds for `python -m training
+    collect`; past it the oldest are removed. Raise it if fraud_archive_overflow_total grows: count 500 bytes each."""
 
     model_dir: Path = SHIPPED_MODELS
     """A bundle directory, or a directory of bundle versions, of which the highest is served. Set it to serve a model
     you trained."""
+
+    prepare_model_dir: Path | None = None
+    """A bundle whose feature spec differs from the served one's: its histories are kept as well from now on, so that it
+    can be served later (docs/operations.md). Set it before a change of features; it doubles the work in the store."""
 
     thresholds_file: Path | None = None
     """Thresholds to start with instead of the bundle's. Set it to begin with your own limits; thresholds published
@@ -59,6 +82,10 @@ class Settings(BaseModel):
     memory_max_decisions: Annotated[int, Field(ge=1_000)] = 100_000
     """Decisions that memory:// remembers for retries, GET /decisions and outcomes; past it the oldest is forgotten.
     Raise it to cover the longest time in which your clients retry: count 2 KB for each."""
+
+    parity_share: Annotated[float, Field(ge=0, le=1)] = 0.004
+    """Share of entities whose live features are computed again from their archived history, as training would. Give all
+    processes the same; raise it when fraud_feature_parity_mismatch_total is not 0, to find out where."""
 
     allow_card_number_tokens: bool = False
     """Accept card, customer, device and e-mail tokens that look like card numbers. Set it only if your tokens keep the

@@ -8,6 +8,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 from service.decision import Decision
+from service.stores.base import StoreStatus
 
 
 class Stage(StrEnum):
@@ -80,6 +81,21 @@ class Telemetry:
             "Transactions more than 7 days older than their entity's newest: some windows no longer count them.",
             registry=registry,
         )
+        self._parity_cells = Counter(
+            "fraud_feature_parity_cells_total",
+            "Feature values of live decisions that were computed again from the archived history.",
+            registry=registry,
+        )
+        self._parity_mismatches = Counter(
+            "fraud_feature_parity_mismatch_total",
+            "Of these, how many came out otherwise than they were served. Anything but 0 is a defect.",
+            registry=registry,
+        )
+        self._parity_unknown = Counter(
+            "fraud_feature_parity_unknown_total",
+            "Entities in the sample that could not be computed again: their archived history has a gap.",
+            registry=registry,
+        )
         self._kernel_ready = Gauge(
             "fraud_kernel_ready",
             "1 once the feature kernel is compiled and the model passed its golden rows.",
@@ -126,9 +142,18 @@ class Telemetry:
         """A transaction arrived more than 7 days behind its entity's newest."""
         self._late_events.inc()
 
-    def watch_store(self, *, entities: Callable[[], int], evictions: Callable[[], int]) -> None:
-        """Ask a store for its size, and for what it forgot since the start, whenever metrics are collected."""
-        self.registry.register(_StoreMetrics(entities, evictions))
+    def observe_parity(self, cells: int, differing: int) -> None:
+        """An entity of a live decision was computed again."""
+        self._parity_cells.inc(cells)
+        self._parity_mismatches.inc(differing)
+
+    def observe_parity_unknown(self) -> None:
+        """An entity of a live decision could not be computed again."""
+        self._parity_unknown.inc()
+
+    def watch_store(self, status: Callable[[], StoreStatus]) -> None:
+        """Ask a store how it is whenever metrics are collected."""
+        self.registry.register(_StoreMetrics(status))
 
     def watch_thresholds(self, version: Callable[[], int]) -> None:
         """Ask for the version in use whenever metrics are collected."""
@@ -151,17 +176,62 @@ class Telemetry:
 class _StoreMetrics(Collector):
     """Numbers that the store counts anyway, read when they are asked for."""
 
-    def __init__(self, entities: Callable[[], int], evictions: Callable[[], int]) -> None:
-        self._entities = entities
-        self._evictions = evictions
+    def __init__(self, status: Callable[[], StoreStatus]) -> None:
+        self._status = status
 
     def collect(self) -> Iterator[Metric]:
-        """Both, as of now."""
-        yield GaugeMetricFamily(
-            "fraud_store_entities", "Entities whose history is in the store.", value=self._entities()
-        )
-        yield CounterMetricFamily(
-            "fraud_store_evictions_total",
-            "Histories forgotten because the store was full: raise TOUCHSTONE_MEMORY_MAX_ENTITIES.",
-            value=self._evictions(),
-        )
+        """All of them, as of now."""
+        status = self._status()
+        if status.entities is not None:
+            yield GaugeMetricFamily(
+                "fraud_store_entities", "Entities whose history is in the store.", value=status.entities
+            )
+        for name, text, value in (
+            ("fraud_store_links", "Servers of the store that this process talks to.", status.links),
+            ("fraud_store_links_up", "Of these, how many answer; fewer: their entities are degraded.", status.links_up),
+            (
+                "fraud_store_deferred",
+                "Appends and decisions that wait in this process for the store; lost with it.",
+                status.deferred,
+            ),
+        ):
+            yield GaugeMetricFamily(name, text, value=value)
+        for name, text, value in (
+            (
+                "fraud_store_evictions_total",
+                (
+                    "Histories forgotten because the store was full: raise TOUCHSTONE_MEMORY_MAX_ENTITIES, or the "
+                    "server's maxmemory, whose policy must be noeviction."
+                ),
+                status.evictions,
+            ),
+            ("fraud_store_timeouts_total", "Trips to the store that got no answer in time.", status.timeouts),
+            (
+                "fraud_store_refused_total",
+                "Trips to the store not begun: a link was down, or too much was under way.",
+                status.refused,
+            ),
+            (
+                "fraud_store_rejected_total",
+                "Commands that the store answered with an error: full, loading, or not allowed; the log says which.",
+                status.rejected,
+            ),
+            ("fraud_store_dropped_total", "Deferred appends and decisions given up: too many waited.", status.dropped),
+            (
+                "fraud_archive_overflow_total",
+                (
+                    "Archived messages removed before they were collected: collect more often, or raise "
+                    "TOUCHSTONE_MAX_STREAM_ARCHIVE."
+                ),
+                status.archive_overflow,
+            ),
+            (
+                "fraud_decisions_overflow_total",
+                (
+                    "Decisions removed from the stream before they were collected: collect more often, or raise "
+                    "TOUCHSTONE_MAX_STREAM_DECISIONS."
+                ),
+                status.decisions_overflow,
+            ),
+        ):
+            yield CounterMetricFamily(name, text, value=value)

@@ -63,6 +63,11 @@ def parse_instant(text: object) -> int:
     raise PydanticCustomError("instant", "an RFC 3339 date and time with offset, like 2026-11-21T09:30:00.250Z")
 
 
+def write_instant(epoch_ms: int) -> str:
+    """RFC 3339 in UTC with milliseconds."""
+    return datetime.fromtimestamp(epoch_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
 def _country(code: str) -> str:
     if code not in COUNTRIES:
         raise PydanticCustomError("country", "an ISO 3166-1 alpha-2 country code")
@@ -143,8 +148,8 @@ class Transaction(BaseModel):
     follow_kind: FollowKind | None = None
 
     def digest(self) -> bytes:
-        """32 bytes (SHA-256) that say whether two requests ask the same, however their JSON was written."""
-        return hashlib.sha256(self.__pydantic_serializer__.to_json(self, exclude_none=True)).digest()
+        """16 bytes (of SHA-256) that say whether two requests ask the same, however their JSON was written."""
+        return hashlib.sha256(self.__pydantic_serializer__.to_json(self, exclude_none=True)).digest()[:16]
 
 
 class Outcome(BaseModel):

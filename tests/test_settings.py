@@ -90,7 +90,7 @@ def test_a_wrong_value_is_named_and_shown(name: str, value: str) -> None:
 def test_a_wrong_store_url_is_not_shown() -> None:
     """It may hold a password."""
     with pytest.raises(SettingsInvalid, match="TOUCHSTONE_STORE_URL") as caught:
-        read_settings({}, {"TOUCHSTONE_STORE_URL": "redis://user:secret@host"}, None)
+        read_settings({}, {"TOUCHSTONE_STORE_URL": "rediss+sentinel://user:secret@host"}, None)
     assert "secret" not in str(caught.value)
     assert caught.value.__cause__ is None
 

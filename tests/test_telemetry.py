@@ -13,6 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from service.card_number import looks_like_card_number, mask_card_numbers
 from service.decision import Decision
+from service.stores.base import StoreStatus
 from service.telemetry import Stage, Telemetry
 from tests.serving import Service
 
@@ -58,7 +59,7 @@ def test_each_observation_moves_its_metric(telemetry: Telemetry) -> None:
 def test_what_others_count_is_asked_for_at_collection(telemetry: Telemetry) -> None:
     """The store's size and the thresholds' version are never stale."""
     sizes = iter([5, 6])
-    telemetry.watch_store(entities=lambda: next(sizes), evictions=lambda: 2)
+    telemetry.watch_store(lambda: StoreStatus(entities=next(sizes), evictions=2))
     telemetry.watch_thresholds(lambda: 7)
     assert value(telemetry, "fraud_store_evictions_total") == 2
     assert value(telemetry, "fraud_store_entities") == 6

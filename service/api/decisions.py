@@ -1,4 +1,4 @@
-"""The endpoint that shows a decision again, with all it was made from."""
+"""The endpoint that shows a decision again, with all it was made from and what became of it."""
 
 from dataclasses import asdict
 from typing import Annotated
@@ -6,9 +6,11 @@ from typing import Annotated
 from fastapi import APIRouter, Path
 
 from service.api.running import Parts
-from service.api.schemas import Reason, ScoreResponse, StoredDecisionResponse
+from service.api.schemas import Reason, ReportedOutcome, ScoreResponse, SeenByModel, StoredDecisionResponse
+from service.dossier import Report
 from service.errors import NotFound
-from service.transaction import TOKEN_PATTERN
+from service.scorer import Seen
+from service.transaction import TOKEN_PATTERN, write_instant
 
 router = APIRouter(tags=["decisions"])
 
@@ -17,14 +19,31 @@ router = APIRouter(tags=["decisions"])
 async def read_decision(
     transaction_id: Annotated[str, Path(pattern=TOKEN_PATTERN)], parts: Parts
 ) -> StoredDecisionResponse:
-    """The answer as it was given, the reasons for it (approvals have them here too) and the features behind it."""
+    """The answer as it was given, the features behind it, the reasons (approvals have them here too) and outcomes."""
     stored = await parts.scorer.find_decision(transaction_id)
     if stored is None:
         raise NotFound("no decision is held for this transaction")
     return StoredDecisionResponse(
         response=ScoreResponse.model_validate(stored.response),
-        reasons=[Reason(**asdict(reason)) for reason in stored.reasons],
-        numeric=dict(stored.numeric),
-        categorical=dict(stored.categorical),
+        seen=None if stored.seen is None else _seen(stored.seen),
         revs=dict(stored.revs),
+        outcomes=[_reported(report) for report in await parts.reporter.find_reports(transaction_id)],
+    )
+
+
+def _seen(seen: Seen) -> SeenByModel:
+    return SeenByModel(
+        numeric=dict(seen.numeric),
+        categorical=dict(seen.categorical),
+        reasons=[Reason(**asdict(reason)) for reason in seen.reasons],
+    )
+
+
+def _reported(report: Report) -> ReportedOutcome:
+    return ReportedOutcome(
+        type=report.type,
+        fraud=report.fraud,
+        occurred_at=write_instant(report.occurred_at_ms),
+        reported_at=write_instant(report.reported_at_ms),
+        arrived_at=write_instant(report.arrived_at_ms),
     )

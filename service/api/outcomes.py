@@ -9,8 +9,8 @@ from starlette.types import Receive, Scope, Send
 from service.api.problems import Problems, request_id
 from service.api.running import Running, running
 from service.api.wire import read_body, send_json, split_array
-from service.errors import OutcomeKeysNeeded, RequestInvalid
-from service.scorer import Reported
+from service.errors import OutcomeKeysNeeded, RequestInvalid, StoreUnavailable
+from service.reporter import Reported
 from service.transaction import Outcome, read_outcome
 
 
@@ -41,7 +41,7 @@ class OutcomesEndpoint:
         return self._problems.item(result, request_id=identity)
 
 
-_Result = Reported | OutcomeKeysNeeded | RequestInvalid
+_Result = Reported | OutcomeKeysNeeded | StoreUnavailable | RequestInvalid
 
 
 async def _take(items: list[bytes], parts: Running) -> list[_Result]:
@@ -49,7 +49,7 @@ async def _take(items: list[bytes], parts: Running) -> list[_Result]:
     arrival_ms = parts.now_ms()
     reads = [_read_or_fault(item, parts, arrival_ms) for item in items]
     outcomes = [read for read in reads if isinstance(read, Outcome)]
-    reports = iter(await parts.scorer.report(outcomes, arrival_ms=arrival_ms))
+    reports = iter(await parts.reporter.report(outcomes, arrival_ms=arrival_ms))
     results = [next(reports) if isinstance(read, Outcome) else read for read in reads]
     for read, result in zip(reads, results, strict=True):
         if isinstance(read, Outcome) and isinstance(result, Reported):

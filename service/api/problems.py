@@ -20,6 +20,7 @@ from service.errors import (
     NotWritable,
     OutcomeKeysNeeded,
     RequestInvalid,
+    StoreUnavailable,
     ThresholdsInvalid,
     TouchstoneError,
     VersionConflict,
@@ -47,6 +48,7 @@ class ProblemCode(StrEnum):
     VERSION_NEEDED = "version_needed"
     VERSION_CONFLICT = "version_conflict"
     NOT_WRITABLE = "not_writable"
+    STORE_UNAVAILABLE = "store_unavailable"
     NOT_READY = "not_ready"
     INTERNAL_ERROR = "internal_error"
 
@@ -73,6 +75,7 @@ KINDS: Mapping[ProblemCode, Kind] = {
     ProblemCode.VERSION_NEEDED: Kind(428, "Say which version you changed"),
     ProblemCode.VERSION_CONFLICT: Kind(412, "Somebody published in between"),
     ProblemCode.NOT_WRITABLE: Kind(503, "The state directory cannot be written"),
+    ProblemCode.STORE_UNAVAILABLE: Kind(503, "The store did not answer in time", retry_after_s=1),
     ProblemCode.NOT_READY: Kind(503, "The service is starting", retry_after_s=1),
     ProblemCode.INTERNAL_ERROR: Kind(500, "The service has a defect; its log has the request_id"),
 }
@@ -85,6 +88,7 @@ _CODES: Mapping[type[TouchstoneError], ProblemCode] = {  # RequestInvalid names 
     VersionNeeded: ProblemCode.VERSION_NEEDED,
     VersionConflict: ProblemCode.VERSION_CONFLICT,
     NotWritable: ProblemCode.NOT_WRITABLE,
+    StoreUnavailable: ProblemCode.STORE_UNAVAILABLE,
 }
 
 _CODES_BY_STATUS: Mapping[int, ProblemCode] = {  # what the HTTP layer itself refuses

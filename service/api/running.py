@@ -9,6 +9,7 @@ from starlette.types import Scope
 
 from service.bundle import Bundle
 from service.model import OnnxModel
+from service.reporter import Reporter
 from service.scorer import Scorer
 from service.settings import Settings
 from service.telemetry import Telemetry
@@ -25,6 +26,7 @@ class Running:
     model: OnnxModel
     thresholds: ThresholdStore
     scorer: Scorer
+    reporter: Reporter
     now_ms: Callable[[], int]
 
 

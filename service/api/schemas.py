@@ -8,7 +8,17 @@ from service.api.problems import Problem
 
 DecisionWord = Literal["approve", "challenge", "review", "decline"]
 Degraded = Literal[
-    "card", "merchant", "terminal", "device", "customer", "email", "ip", "currency", "duplicate", "model"
+    "card",
+    "merchant",
+    "terminal",
+    "device",
+    "customer",
+    "email",
+    "ip",
+    "currency",
+    "duplicate",
+    "idempotency",
+    "model",
 ]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
@@ -78,14 +88,34 @@ class RefusedItem(_Answer):
     problem: Problem
 
 
-class StoredDecisionResponse(_Answer):
-    """A decision that is still held, with the features it was made from."""
+class SeenByModel(_Answer):
+    """What the model saw of a transaction, and why it answered as it did."""
 
-    response: ScoreResponse
-    reasons: Annotated[list[Reason], Field(description="Given for every decision, approvals too")]
     numeric: Annotated[dict[str, float | None], Field(description="Feature values; null is missing")]
     categorical: Annotated[dict[str, int], Field(description="Codes as the model takes them; -1 is missing")]
+    reasons: Annotated[list[Reason], Field(description="Given for every decision, approvals too")]
+
+
+class ReportedOutcome(_Answer):
+    """An outcome that was reported for a transaction."""
+
+    type: str
+    fraud: bool | None
+    occurred_at: Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+    reported_at: Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+    arrived_at: Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+
+
+class StoredDecisionResponse(_Answer):
+    """A decision that is still held, with the features it was made from and what became of it."""
+
+    response: ScoreResponse
+    seen: Annotated[
+        SeenByModel | None,
+        Field(description="null once the store needed its room, or a model with other features is served"),
+    ]
     revs: Annotated[dict[str, int | None], Field(description="By entity: entries accepted before this one")]
+    outcomes: Annotated[list[ReportedOutcome], Field(description="In the order in which they arrived")]
 
 
 class OutcomeResult(_Answer):

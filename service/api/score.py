@@ -78,4 +78,4 @@ def _read(body: bytes, parts: Running, arrival_ms: int) -> ScoreRequest:
     transaction = read_transaction(
         body, arrival_ms=arrival_ms, allow_card_numbers=parts.settings.allow_card_number_tokens
     )
-    return ScoreRequest(transaction, transaction.digest())
+    return ScoreRequest(transaction, body, transaction.digest())

@@ -1,11 +1,19 @@
-"""What the scorer asks of a store: histories that grow, decisions that are remembered, labels that change."""
+"""What the scorer asks of a store: histories that grow, decisions that are remembered, outcomes that change them."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from enum import Enum
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from service.features.online import Compaction
+
+MAX_CHUNKS = 256  # kept beside an audited log; then it begins anew. Some 4,000 entries: 100 KB, 15 ms of folding
+
+
+NOWHERE, APPENDED_LATER = -1, -2  # for a rev
 
 
 class Append(NamedTuple):
@@ -15,52 +23,258 @@ class Append(NamedTuple):
     entry: bytes
 
 
+class Answer(Enum):
+    """What stands where there can be no value."""
+
+    NONE = "no answer in time"  # to be told from None, which is an answer: there is nothing
+
+
+NO_ANSWER: Literal[Answer.NONE] = Answer.NONE
+
+
 @dataclass(frozen=True, slots=True)
 class DecisionRecord:
-    """What is kept of a decision: enough to repeat the answer, to explain it, and to place its outcomes.
+    """What is kept of a decision: enough to repeat the answer and to place its outcomes.
 
     Attributes:
-        digest: of the request, to tell a retry from another use of the same id.
+        digest: 16 bytes of the request's digest, to tell a retry from another use of the same id.
         response: the body that was sent, byte for byte.
         event_time_ms: the transaction's effective event time.
-        keys: by entity, the key of its log; None where the transaction does not name it.
-        numeric: float32 (features,), what the model saw.
-        categorical: int64 (categories,), the same.
-        revs: int64 (entities,), where the transaction stands in each log; -1 where unknown.
+        tokens: what names its entities, by `service.features.spec.KEY_FIELDS`; None where it does not name one.
+        spec: the first 8 hexadecimal digits of the feature spec's sha256: whose entities `revs` are about.
+        revs: by entity of that spec, where the transaction stands in its log; `NOWHERE` where it has none or none is
+            known, `APPENDED_LATER` where it was appended after the decision.
+        position: where the store keeps the snapshot; empty where it keeps none.
     """
 
     digest: bytes
     response: bytes
     event_time_ms: int
-    keys: tuple[bytes | None, ...]
+    tokens: tuple[str | None, ...]
+    spec: str
+    revs: tuple[int, ...]
+    position: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What a decision was made from.
+
+    Attributes:
+        request: the body of the request, byte for byte.
+        numeric: float32 (features,), what the model saw.
+        categorical: int64 (categories,), the same.
+        findings: int64 (entities,), what came of each entity (the bits of `service.features.kernel`).
+    """
+
+    request: bytes
     numeric: NDArray[np.float32]
     categorical: NDArray[np.int64]
-    revs: NDArray[np.int64]
+    findings: NDArray[np.int64]
 
 
-class Store(Protocol):
-    """Histories, decisions and labels. Every method keeps to its bounds; none of them knows what an entry means."""
+class NewDecision(NamedTuple):
+    """A decision to be remembered, unless the transaction already has one."""
 
-    async def born_at(self, first_time_ms: int) -> int:
-        """Effective time of the first entry ever accepted; the first caller's, if there was none."""
+    transaction_id: str
+    record: DecisionRecord
+    snapshot: Snapshot
+
+
+class Visit(NamedTuple):
+    """What one trip to the store found.
+
+    Attributes:
+        logs: by append, the whole log behind it; None: no answer in time, and whether it was appended is not known.
+        births_ms: by append, the effective time of the first entry ever accepted where its log is kept.
+        records: by transaction id, the decision held under it.
+    """
+
+    logs: list[bytes | None]
+    births_ms: list[int]
+    records: list[DecisionRecord | Answer | None]
+
+
+@dataclass(frozen=True, slots=True)
+class StoreStatus:
+    """How a store is, in numbers that it counts anyway; those that end in -s and have no "now" never fall.
+
+    Attributes:
+        entities: logs held now; None where only the server could tell.
+        evictions: logs forgotten for want of room, as far as the server tells.
+        links: servers it talks to now.
+        links_up: of these, how many answer.
+        timeouts: trips that got no answer in time.
+        refused: trips not begun, because a link was down or too much was under way.
+        rejected: commands that a server answered with an error: it is full, is loading, or its user may not.
+        deferred: appends and decisions that wait now in this process for the store to answer again.
+        dropped: of these, how many were given up because too many waited.
+        archive_overflow: archived entries' messages that were removed before they were collected.
+        decisions_overflow: decisions that were removed from the stream before they were collected.
+    """
+
+    entities: int | None = None
+    evictions: int = 0
+    links: int = 0
+    links_up: int = 0
+    timeouts: int = 0
+    refused: int = 0
+    rejected: int = 0
+    deferred: int = 0
+    dropped: int = 0
+    archive_overflow: int = 0
+    decisions_overflow: int = 0
+
+
+class Chunk(NamedTuple):
+    """Entries of a log that were replaced by a base, one after the other; entry i has rev first_rev + i."""
+
+    generation: int
+    first_rev: int
+    entries: bytes
+
+
+class Past(NamedTuple):
+    """Everything that is still known of an audited log.
+
+    Attributes:
+        seed: the base that the first chunk came after; b"" where that began the log.
+        chunks: in the order in which they were replaced, without a gap if every process audits the same logs.
+        log: the log as it is. It was read last, so what was taken out of it meanwhile is not among the chunks.
+    """
+
+    seed: bytes
+    chunks: list[Chunk]
+    log: bytes
+
+
+class Remote(Protocol):
+    """Histories, decisions and outcomes. Every method keeps to its bounds; none of them knows what an entry means."""
+
+    async def visit(self, transaction_ids: Sequence[str], appends: Sequence[Append], *, time_ms: int) -> Visit:
+        """Look for decisions, append each entry to its log, and read the logs, in one trip. Never raises.
+
+        Args:
+            transaction_ids: whose decisions to look for.
+            appends: in order; two to the same log see each other.
+            time_ms: effective time of the first entry; a store without a birth is born then.
+        """
         ...
 
-    async def append_and_read(self, appends: Sequence[Append]) -> list[bytes | None]:
-        """Append each entry to its log and return the whole log behind it, in order. None: no answer in time."""
+    async def append(self, appends: Sequence[Append]) -> list[bool]:
+        """Append without reading. Returns which were acknowledged; the others may or may not be there. Never raises."""
         ...
 
-    async def replace(self, key: bytes, prefix: bytes, base: bytes) -> bool:
-        """Put `base` in place of `prefix` at the beginning of a log; False where it no longer begins so."""
+    async def append_missing(self, appends: Sequence[Append], *, since_ms: int) -> list[bool]:
+        """Append what may have been appended before, unless it was.
+
+        Args:
+            appends: what got no answer.
+            since_ms: when the first of them could have been done, by the wall clock; the same for one outage.
+
+        Returns which are there now for certain. Never raises.
+        """
         ...
 
-    async def find_records(self, transaction_ids: Sequence[str]) -> list[DecisionRecord | None]:
-        """The decisions held under these ids."""
+    async def replace(self, key: bytes, compaction: Compaction, *, audited: bool) -> bool:
+        """Archive the entries that a base stands for, then put it in their place.
+
+        Args:
+            key: of the log.
+            compaction: the base, and what it stands for.
+            audited: also keep the entries beside the log, for `find_past`.
+
+        Returns False where the log no longer begins with them, or the store did not answer: nothing is lost then.
+        """
         ...
 
-    async def put_record(self, transaction_id: str, record: DecisionRecord) -> None:
-        """Remember a decision."""
+    async def find_past(self, key: bytes) -> Past | None:
+        """What was kept beside an audited log, and the log; None where there is nothing, or no answer in time."""
         ...
 
-    async def exchange_label(self, transaction_id: str, label: int) -> int:
-        """Set a transaction's label to 0 or 1; return the label it had (0 where none was set)."""
+    async def put_decisions(self, decisions: Sequence[NewDecision]) -> list[DecisionRecord | None]:
+        """Remember decisions, each together with its snapshot, unless its transaction has one already.
+
+        Returns the record that stands: the one given (with its position), or an earlier one. None: no answer in time,
+        and whether it is remembered is not known. Never raises.
+        """
+        ...
+
+    async def find_record(self, transaction_id: str) -> DecisionRecord | None:
+        """The decision held under an id.
+
+        Raises:
+            StoreUnavailable: the store did not answer in time; so for every method below.
+        """
+        ...
+
+    async def find_snapshot(self, transaction_id: str, record: DecisionRecord) -> Snapshot | None:
+        """What a decision was made from; None once the store needed its room."""
+        ...
+
+    async def find_outcomes(self, transaction_id: str) -> bytes | None:
+        """The document about a transaction's outcomes."""
+        ...
+
+    async def exchange_outcomes(
+        self, transaction_id: str, before: bytes | None, after: bytes, *, news: bytes | None
+    ) -> bool:
+        """Replace the document about a transaction's outcomes, if it still is `before`; else do nothing.
+
+        Args:
+            transaction_id: whose.
+            before: what it was read as; None: there was none.
+            after: what it becomes.
+            news: what to tell those who collect outcomes, exactly if the document is replaced.
+        """
+        ...
+
+    def status(self) -> StoreStatus:
+        """How it is now."""
+        ...
+
+    async def close(self) -> None:
+        """Give back what the store holds open."""
+        ...
+
+
+class Archive(Protocol):
+    """What a store that several processes share offers to those who bring a past into it."""
+
+    def archived(self, prefix: bytes) -> AsyncIterator[tuple[bytes, Chunk]]:
+        """Every chunk of a log whose key begins with `prefix` that is still archived; the same one may come twice.
+
+        Raises:
+            StoreUnavailable: the store did not answer in time; so for every method below.
+        """
+        ...
+
+    async def read_logs(self, keys: Sequence[bytes]) -> list[bytes]:
+        """Logs as they are; b"" where there is none."""
+        ...
+
+    async def seed(self, key: bytes, base: bytes, *, generation: int, rev: int, beginning: bytes) -> bool:
+        """Put a base before a log, in place of its own one, and tell those who collect the archive.
+
+        Args:
+            key: of the log.
+            base: to be put there.
+            generation: the life of the log that it is about.
+            rev: how many entries it stands for.
+            beginning: the first element of the log as it was read, which a base replaces; b"" where there is no log.
+
+        Returns False where the log begins with something else by now.
+        """
+        ...
+
+    async def set_birth(self, time_ms: int) -> None:
+        """Let the store be as old as the past that was brought into it."""
+        ...
+
+
+class Store(Remote, Protocol):
+    """A store that also copes with getting no answer: what was to be appended or remembered is done later."""
+
+    def keep(self, decisions: Sequence[NewDecision]) -> None:
+        """Remember decisions in this process, until the store that gave no answer for them does."""
         ...

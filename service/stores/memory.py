@@ -2,10 +2,24 @@
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Generic, TypeVar
 
-from service.stores.base import Append, DecisionRecord
+from service.features.online import Compaction, split_base
+from service.stores.base import (
+    MAX_CHUNKS,
+    Answer,
+    Append,
+    Chunk,
+    DecisionRecord,
+    NewDecision,
+    Past,
+    Snapshot,
+    StoreStatus,
+    Visit,
+)
 
+Key = TypeVar("Key")
 Value = TypeVar("Value")
 
 
@@ -13,67 +27,116 @@ class MemoryStore:
     """Keeps histories in this process. Nothing survives it, and no other process sees it.
 
     Its methods never yield to the event loop, so what one request appends and reads no other request can interleave.
+    It archives nothing: there is nobody to collect it.
     """
 
     def __init__(self, *, max_entities: int, max_decisions: int) -> None:
         self._logs: _Bounded[bytes, bytes] = _Bounded(max_entities)
-        self._records: _Bounded[str, DecisionRecord] = _Bounded(max_decisions)
-        self._labels: _Bounded[str, int] = _Bounded(max_decisions)
+        self._decisions: _Bounded[str, tuple[DecisionRecord, Snapshot]] = _Bounded(max_decisions)
+        self._pasts: _Bounded[bytes, tuple[bytes, list[Chunk]]] = _Bounded(max_entities)
+        self._outcomes: _Bounded[str, bytes] = _Bounded(max_decisions)
         self._born_at_ms: int | None = None
 
-    @property
-    def entities(self) -> int:
-        """Logs held now."""
-        return len(self._logs)
-
-    @property
-    def evictions(self) -> int:
-        """Logs forgotten since the start because there was no room."""
-        return self._logs.evictions
-
-    async def born_at(self, first_time_ms: int) -> int:
-        """See `Store`."""
+    async def visit(self, transaction_ids: Sequence[str], appends: Sequence[Append], *, time_ms: int) -> Visit:
+        """See `Remote`; always answers."""
         if self._born_at_ms is None:
-            self._born_at_ms = first_time_ms
-        return self._born_at_ms
+            self._born_at_ms = time_ms
+        records: list[DecisionRecord | Answer | None] = [await self.find_record(name) for name in transaction_ids]
+        return Visit(
+            logs=[self._append(append) for append in appends],
+            births_ms=[self._born_at_ms] * len(appends),
+            records=records,
+        )
 
-    async def append_and_read(self, appends: Sequence[Append]) -> list[bytes | None]:
-        """See `Store`; always answers."""
-        values: list[bytes | None] = []
-        for key, entry in appends:
-            value = self._logs.get(key, b"") + entry
-            self._logs.put(key, value)
-            values.append(value)
-        return values
+    async def append(self, appends: Sequence[Append]) -> list[bool]:
+        """See `Remote`; always acknowledges."""
+        for append in appends:
+            self._append(append)
+        return [True] * len(appends)
 
-    async def replace(self, key: bytes, prefix: bytes, base: bytes) -> bool:
-        """See `Store`."""
-        value = self._logs.get(key, b"")
-        if not prefix or not value.startswith(prefix):
+    async def append_missing(self, appends: Sequence[Append], *, since_ms: int) -> list[bool]:  # noqa: ARG002 - nothing is doubtful here
+        """See `Remote`; always knows."""
+        for append in appends:
+            if append.entry not in (self._logs.peek(append.key) or b""):
+                self._append(append)
+        return [True] * len(appends)
+
+    async def replace(self, key: bytes, compaction: Compaction, *, audited: bool) -> bool:
+        """See `Remote`."""
+        value = self._logs.peek(key) or b""
+        if not value.startswith(compaction.prefix):
             return False
-        self._logs.put(key, base + value[len(prefix) :])
+        self._logs.put(key, compaction.base + value.removeprefix(compaction.prefix))
+        if audited:
+            seed, chunks = self._pasts.peek(key) or (split_base(compaction.prefix)[0], [])
+            chunk = Chunk(compaction.generation, compaction.first_rev, compaction.entries)
+            self._pasts.put(key, (seed, [*chunks, chunk]) if len(chunks) < MAX_CHUNKS else (compaction.base, []))
         return True
 
-    async def find_records(self, transaction_ids: Sequence[str]) -> list[DecisionRecord | None]:
-        """See `Store`."""
-        return [self._records.peek(transaction_id) for transaction_id in transaction_ids]
+    async def find_past(self, key: bytes) -> Past | None:
+        """See `Remote`."""
+        log = self._logs.peek(key)
+        return None if log is None else Past(*(self._pasts.peek(key) or (b"", [])), log)
 
-    async def put_record(self, transaction_id: str, record: DecisionRecord) -> None:
-        """See `Store`."""
-        self._records.put(transaction_id, record)
+    async def put_decisions(self, decisions: Sequence[NewDecision]) -> list[DecisionRecord | None]:
+        """See `Remote`; always answers."""
+        return [self._put_decision(decision) for decision in decisions]
 
-    async def exchange_label(self, transaction_id: str, label: int) -> int:
-        """See `Store`."""
-        before = self._labels.get(transaction_id, 0)
-        self._labels.put(transaction_id, label)
-        return before
+    async def find_record(self, transaction_id: str) -> DecisionRecord | None:
+        """See `Remote`."""
+        held = self._decisions.peek(transaction_id)
+        return None if held is None else held[0]
 
+    async def find_snapshot(self, transaction_id: str, record: DecisionRecord) -> Snapshot | None:  # noqa: ARG002 - a store that keeps them apart needs the position
+        """See `Remote`."""
+        held = self._decisions.peek(transaction_id)
+        return None if held is None else held[1]
 
-Key = TypeVar("Key")
+    async def find_outcomes(self, transaction_id: str) -> bytes | None:
+        """See `Remote`."""
+        return self._outcomes.peek(transaction_id)
+
+    async def exchange_outcomes(
+        self,
+        transaction_id: str,
+        before: bytes | None,
+        after: bytes,
+        *,
+        news: bytes | None,  # noqa: ARG002 - nobody collects from this store
+    ) -> bool:
+        """See `Remote`."""
+        if self._outcomes.peek(transaction_id) != before:
+            return False
+        self._outcomes.put(transaction_id, after)
+        return True
+
+    def keep(self, decisions: Sequence[NewDecision]) -> None:
+        """See `Store`; this one always answers, so there never is anything to keep."""
+        assert not decisions, decisions
+
+    def status(self) -> StoreStatus:
+        """See `Remote`."""
+        return StoreStatus(entities=len(self._logs), evictions=self._logs.evictions)
+
+    async def close(self) -> None:
+        """See `Remote`; nothing is open."""
+
+    def _append(self, append: Append) -> bytes:
+        value = (self._logs.peek(append.key) or b"") + append.entry
+        self._logs.put(append.key, value)
+        return value
+
+    def _put_decision(self, decision: NewDecision) -> DecisionRecord:
+        held = self._decisions.peek(decision.transaction_id)
+        if held is not None:
+            return held[0]
+        record = replace(decision.record, position=decision.transaction_id)
+        self._decisions.put(decision.transaction_id, (record, decision.snapshot))
+        return record
 
 
 class _Bounded(Generic[Key, Value]):
-    """A mapping that forgets what was longest unused when it is full."""
+    """A mapping that forgets what was longest not written when it is full."""
 
     def __init__(self, limit: int) -> None:
         assert limit > 0, limit
@@ -84,14 +147,11 @@ class _Bounded(Generic[Key, Value]):
     def __len__(self) -> int:
         return len(self._items)
 
-    def get(self, key: Key, default: Value) -> Value:
-        return self._items.get(key, default)
-
     def peek(self, key: Key) -> Value | None:
         return self._items.get(key)
 
     def put(self, key: Key, value: Value) -> None:
-        """Set a value and make it the most recently used."""
+        """Set a value and make it the most recently written."""
         self._items[key] = value
         self._items.move_to_end(key)
         if len(self._items) > self._limit:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from service.api.schemas import OutcomeResult, StoredDecisionResponse
+from service.api.schemas import OutcomeResult, SeenByModel, StoredDecisionResponse
 from tests.api.test_score import problem, transaction
 from tests.serving import Service
 
@@ -26,7 +26,13 @@ def card_features(service: Service, new_id: NewId, card: str) -> dict[str, float
     sent = transaction(new_id, card_id=card, timestamp="2026-11-21T09:29:40Z")
     assert service.client.post("/score", json=sent).status_code == 200
     shown = service.client.get(f"/decisions/{sent['transaction_id']}")
-    return StoredDecisionResponse.model_validate_json(shown.content).numeric
+    return seen(StoredDecisionResponse.model_validate_json(shown.content)).numeric
+
+
+def seen(shown: StoredDecisionResponse) -> SeenByModel:
+    """What the model saw, where the store still has it."""
+    assert shown.seen is not None
+    return shown.seen
 
 
 @pytest.mark.parametrize(
@@ -47,7 +53,8 @@ def test_an_outcome_reaches_the_history_once(
     told = service.client.post("/outcomes", json=outcome(sent["transaction_id"], **report))  # type: ignore[arg-type]
     assert told.status_code == 200
     assert OutcomeResult.model_validate_json(told.content).changed
-    service.client.post("/outcomes", json=outcome(sent["transaction_id"], **report))  # type: ignore[arg-type]
+    again = service.client.post("/outcomes", json=outcome(sent["transaction_id"], **report))  # type: ignore[arg-type]
+    assert not OutcomeResult.model_validate_json(again.content).changed
     assert card_features(service, new_id, str(sent["card_id"]))[feature] == 1
 
 
@@ -67,6 +74,31 @@ def test_a_label_can_be_taken_back(service: Service, new_id: NewId) -> None:
     service.client.post("/outcomes", json=outcome(sent["transaction_id"], "dispute", fraud=True))
     assert service.client.post("/outcomes", json=outcome(sent["transaction_id"], "withdrawn")).json()["changed"]
     assert card_features(service, new_id, str(sent["card_id"]))["card_frauds"] == 0
+
+
+def test_a_decision_shows_what_became_of_it(service: Service, new_id: NewId) -> None:
+    """Everything that was reported, in the order of arrival, each once."""
+    sent = transaction(new_id)
+    service.client.post("/score", json=sent)
+    for report in ({}, {"outcome_type": "dispute", "fraud": True}, {"outcome_type": "withdrawn"}, {}):
+        service.client.post("/outcomes", json=outcome(sent["transaction_id"], **report))
+    response = service.client.get(f"/decisions/{sent['transaction_id']}")
+    shown = StoredDecisionResponse.model_validate_json(response.content).outcomes
+    assert [(item.type, item.fraud) for item in shown] == [
+        ("confirmed_fraud", None),
+        ("dispute", True),
+        ("withdrawn", None),
+    ]
+    assert {item.occurred_at for item in shown} == {"2026-11-21T09:29:10.000Z"}
+
+
+def test_the_keys_of_a_forgotten_transaction_are_needed_once(service: Service, new_id: NewId) -> None:
+    """What was reported about it is kept with its keys, so that the next report can do without them."""
+    name, card = new_id("tx"), new_id("card")
+    keys = {"timestamp": "2026-11-01T00:00:00Z", "card_id": card, "merchant_id": "m"}
+    assert service.client.post("/outcomes", json=outcome(name, **keys)).json()["changed"]
+    assert service.client.post("/outcomes", json=outcome(name, "withdrawn")).json()["changed"]
+    assert card_features(service, new_id, card)["card_frauds"] == 0
 
 
 def test_an_outcome_of_a_forgotten_transaction_needs_its_keys(service: Service, new_id: NewId) -> None:
@@ -102,9 +134,10 @@ def test_a_decision_is_explained_whatever_it_was(service: Service, new_id: NewId
     response = service.client.get(f"/decisions/{sent['transaction_id']}")
     shown = StoredDecisionResponse.model_validate_json(response.content)
     assert shown.response.model_dump(mode="json") == answer
-    assert [reason.code for reason in shown.reasons] == ["unusual_amount"]
-    assert shown.numeric["amount"] == 2_000
-    assert shown.categorical == {"channel": 1}
+    assert [reason.code for reason in seen(shown).reasons] == ["unusual_amount"]
+    assert seen(shown).numeric["amount"] == 2_000
+    assert seen(shown).categorical == {"channel": 1}
+    assert shown.outcomes == []
     assert shown.revs == {"card": 0, "terminal": 0}
 
 

@@ -1,0 +1,57 @@
+"""The compactor: replaces the beginning of long logs by bases, off the critical path."""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+
+from service.features.online import Compaction, compact
+from service.features.plan import Plan
+from service.stores.base import Remote
+
+MAX_REPLACED = 4_096  # logs whose latest replacement is remembered, busy ones among them
+MAX_STALE = 64  # elements of a log that was read a moment too early; the longest is due with 20
+MAX_AT_ONCE = 64  # logs being compacted by one process: 64 round trips under way, a millisecond of folding
+
+
+class Compactor:
+    """Compacts in the background. Losing the race to another process is harmless: the log just keeps its entries."""
+
+    def __init__(self, store: Remote, *, audits: Callable[[bytes], bool]) -> None:
+        """`audits` says of which logs the replaced entries are kept."""
+        self._store = store
+        self._audits = audits
+        self._under_way: dict[bytes, asyncio.Task[None]] = {}
+        self._replaced: OrderedDict[bytes, tuple[int, int]] = OrderedDict()
+
+    def compact_later(self, plan: Plan, due: Iterator[tuple[bytes, bytes, int]]) -> None:
+        """Begin to compact logs, given as key, value and kind of entity.
+
+        Where too many are under way the rest is left: whoever reads such a log next tries again.
+        """
+        for key, value, k in due:
+            if key not in self._under_way and len(self._under_way) < MAX_AT_ONCE:
+                task = asyncio.get_running_loop().create_task(self._compact(plan, key, value, k))
+                self._under_way[key] = task
+                task.add_done_callback(lambda _, key=key: self._under_way.pop(key))  # type: ignore[misc] # a default binds the key
+
+    async def close(self) -> None:
+        """Let what is under way finish."""
+        await asyncio.gather(*self._under_way.values())
+
+    async def _compact(self, plan: Plan, key: bytes, value: bytes, k: int) -> None:
+        compaction = compact(plan, value, k)
+        if compaction is None or self._is_stale(key, compaction):
+            return
+        if await self._store.replace(key, compaction, audited=self._audits(key)):
+            self._replaced[key] = (compaction.generation, compaction.first_rev)
+            if len(self._replaced) > MAX_REPLACED:
+                self._replaced.popitem(last=False)
+
+    def _is_stale(self, key: bytes, compaction: Compaction) -> bool:
+        """Whether the log was read before we replaced what is to be replaced again: it would be archived twice.
+
+        One that is much longer than when it was due was not read too early: the store has lost what we wrote.
+        """
+        generation, first_rev = self._replaced.get(key, (0, -1))
+        again = compaction.generation == generation and compaction.first_rev <= first_rev
+        return again and compaction.elements < MAX_STALE

@@ -1,0 +1,87 @@
+"""Where the histories of one feature spec are kept: names their logs, writes their entries, folds what comes back."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.features.kernel import COMPACTABLE
+from service.features.online import Histories, encode, fold
+from service.features.plan import Plan
+from service.features.spec import KEY_FIELDS
+from service.stores.base import Append
+
+Tokens = tuple[str | None, ...]  # what names a transaction's entities, by KEY_FIELDS; None where it names none
+
+
+class Layout:
+    """The logs of one spec. Their keys begin with the spec's hash, so another spec has other logs."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.spec = plan.spec.sha256[:8]
+        self.kinds = len(plan.entities)
+        self._prefixes = tuple(f"{self.spec}:{entity.name}:" for entity in plan.spec.entities)
+        self._fields = tuple(KEY_FIELDS.index(entity.key) for entity in plan.spec.entities)
+
+    def keys(self, transactions: Iterable[Tokens]) -> list[bytes | None]:
+        """Transaction by transaction and entity by entity, the key of its log; None where none is named."""
+        return [
+            None if (token := tokens[field]) is None else (prefix + token).encode()
+            for tokens in transactions
+            for prefix, field in zip(self._prefixes, self._fields, strict=True)
+        ]
+
+    def appends(self, rows: NDArray[np.int64], keys: Sequence[bytes | None]) -> list[Append]:
+        """The entries that events (int64, one row each) add to the logs under these keys."""
+        return [
+            Append(key, encode(self.plan, rows[index // self.kinds], index % self.kinds))
+            for index, key in enumerate(keys)
+            if key is not None
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class Logs:
+    """The logs of n transactions as a store returned them, transaction by transaction and entity by entity.
+
+    Attributes:
+        layout: whose logs.
+        keys: n · entities; None where the transaction does not name the entity.
+        values: by key, the log; b"" where there is no key, None where the store did not answer.
+        births_ms: by key, effective time of the first entry ever accepted where the log is kept.
+    """
+
+    layout: Layout
+    keys: Sequence[bytes | None]
+    values: Sequence[bytes | None]
+    births_ms: Sequence[int]
+
+    @classmethod
+    def arrange(
+        cls, layout: Layout, keys: Sequence[bytes | None], values: Iterator[bytes | None], births_ms: Iterator[int]
+    ) -> "Logs":
+        """Put what came back for those keys that are not None in their places."""
+        return cls(
+            layout,
+            keys,
+            [b"" if key is None else next(values) for key in keys],
+            [0 if key is None else next(births_ms) for key in keys],
+        )
+
+    def fold(self, rows: NDArray[np.int64]) -> Histories:
+        """The transactions' features."""
+        return fold(self.layout.plan, rows, self.values, births_ms=self.births_ms)
+
+    def compactable(self, histories: Histories) -> Iterator[tuple[bytes, bytes, int]]:
+        """Key, value and kind of entity of each log that is long, or old, enough to be replaced by a base."""
+        places = zip(self.keys, self.values, histories.findings.flat, strict=True)
+        for index, (key, value, finding) in enumerate(places):
+            if key and value and finding & COMPACTABLE:
+                yield key, value, index % self.layout.kinds
+
+
+def tokens_of(named: object) -> Tokens:
+    """What a transaction or an outcome names of entities."""
+    return tuple(getattr(named, field, None) for field in KEY_FIELDS)

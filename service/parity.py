@@ -1,0 +1,135 @@
+"""The parity meter: computes a sample of live decisions again, the way training does, and counts what differs."""
+
+import asyncio
+import zlib
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.features.entry import Column
+from service.features.kernel import ABSENT, DUPLICATE, UNAVAILABLE, UNKNOWN
+from service.features.offline import fold_logs
+from service.features.online import Histories, base_head, read_entries, split_base
+from service.features.plan import Plan
+from service.layout import Logs
+from service.stores.base import Past, Remote
+from service.telemetry import Telemetry
+
+INCOMPARABLE = ABSENT | UNAVAILABLE | UNKNOWN | DUPLICATE  # nothing was computed, or not as of the entry's place
+MAX_WAITING = 8  # checks; while so many wait the next ones are left out
+SAMPLES = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What was computed for one entity of one live decision.
+
+    Attributes:
+        plan: the compiled spec.
+        k: which entity.
+        row: int64 (columns,), the transaction.
+        features: float32, the entity's own.
+        rev: where the transaction stands in the entity's log.
+    """
+
+    plan: Plan
+    k: int
+    row: NDArray[np.int64]
+    features: NDArray[np.float32]
+    rev: int
+
+
+class ParityMeter:
+    """Checks entities of a fixed sample, chosen by their keys, so that every process keeps the past of the same ones.
+
+    For these the store keeps beside the log what compaction took out of it. All of it is folded by the executor that
+    training uses, from the beginning and without the bases that serving computed; it must come out as it was served.
+    """
+
+    def __init__(self, store: Remote, telemetry: Telemetry, *, share: float) -> None:
+        """`share`: of all entities, from 0 to 1."""
+        self._store = store
+        self._telemetry = telemetry
+        self._limit = round(share * SAMPLES)
+        self._waiting: set[asyncio.Task[None]] = set()
+
+    def audits(self, key: bytes) -> bool:
+        """Whether an entity belongs to the sample."""
+        return zlib.crc32(key) % SAMPLES < self._limit
+
+    def observe(self, rows: NDArray[np.int64], logs: Logs, histories: Histories) -> None:
+        """Check later what was just served, where it belongs to the sample."""
+        for index, key in enumerate(logs.keys):
+            if key is None or not self.audits(key) or len(self._waiting) >= MAX_WAITING:
+                continue
+            i, k = divmod(index, logs.layout.kinds)
+            if not histories.findings[i, k] & INCOMPARABLE:
+                plan = logs.layout.plan
+                served = Served(
+                    plan, k, rows[i].copy(), histories.numeric[i, plan.entity_features[k]], int(histories.revs[i, k])
+                )
+                task = asyncio.get_running_loop().create_task(self._check(key, served))
+                self._waiting.add(task)
+                task.add_done_callback(self._waiting.discard)
+
+    async def close(self) -> None:
+        """Let the checks that are under way finish."""
+        await asyncio.gather(*self._waiting)
+
+    async def _check(self, key: bytes, served: Served) -> None:
+        past = await self._store.find_past(key)
+        if past is None:
+            return
+        differing = await asyncio.to_thread(differing_cells, served, past)
+        if differing is None:
+            self._telemetry.observe_parity_unknown()
+        else:
+            self._telemetry.observe_parity(len(served.features), differing)
+
+
+def differing_cells(served: Served, past: Past) -> int | None:
+    """How many features come out otherwise than they were served; all of them where the place in the log differs.
+
+    Returns:
+        None where the past has a gap, or does not reach the transaction.
+    """
+    plan, k, row = served.plan, served.k, served.row
+    base, tail = split_base(past.log)
+    life, start = base_head(plan, k, base) if base else (None, 0)
+    seed, entries = (past.seed, _entries(plan, k, past, life)) if past.chunks else (base, _NOTHING)
+    if entries is None:
+        return None
+    reached = (base_head(plan, k, seed)[1] if seed else 0) + len(entries)
+    if reached != start:  # taken out while we read; or the log was thrown back behind what was taken out of it
+        return None if reached < start else len(served.features)
+    events = np.concatenate([entries, read_entries(plan, k, tail)])
+    mine = np.flatnonzero(events[:, Column.ID] == row[Column.ID])
+    if not len(mine):
+        return None
+    times = events[mine, Column.TIME]
+    events[mine] = row
+    events[mine, Column.TIME] = events[mine, Column.ORIGIN] = times
+    folded = fold_logs(plan, k, events, np.array([0, len(events)]), [seed])
+    places = mine[folded.revs[mine, 0] == served.rev]
+    if not len(places):
+        return len(served.features)
+    again, features = folded.numeric[places[0]], served.features
+    return int(np.sum((again != features) & ~(np.isnan(again) & np.isnan(features))))
+
+
+_NOTHING = np.empty((0, len(Column)), np.int64)
+
+
+def _entries(plan: Plan, k: int, past: Past, life: int | None) -> NDArray[np.int64] | None:
+    """The rows of all chunks; None where they do not continue each other, or are of another life than the log."""
+    generation, rev = base_head(plan, k, past.seed) if past.seed else (past.chunks[0].generation, 0)
+    if life not in {None, generation}:
+        return None
+    rows = _NOTHING
+    for chunk in past.chunks:
+        if (chunk.generation, chunk.first_rev) != (generation, rev):
+            return None
+        entries = read_entries(plan, k, chunk.entries)
+        rows, rev = np.concatenate([rows, entries]), rev + len(entries)
+    return rows

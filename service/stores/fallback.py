@@ -1,0 +1,165 @@
+"""A store's stand-in while it gives no answer: remembers decisions in this process and does later what was left out."""
+
+import asyncio
+from collections import OrderedDict, deque
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import islice
+
+from service.features.online import Compaction
+from service.stores.base import (
+    APPENDED_LATER,
+    NOWHERE,
+    Answer,
+    Append,
+    DecisionRecord,
+    NewDecision,
+    Past,
+    Remote,
+    Snapshot,
+    StoreStatus,
+    Visit,
+)
+
+LOOK_BACK_MS = 60_000  # for the first attempt of a retry, and by which the server's clock may differ from ours
+HAND_OVER_SECONDS = 0.1  # between attempts: a store that is back is noticed well within two seconds
+HAND_OVER_AT_ONCE = 256  # appends or decisions of one attempt, so that live requests hardly wait behind them
+MAX_DEFERRED_APPENDS = 100_000  # at 100 transactions a second four minutes of an outage
+MAX_KEPT_DECISIONS = 20_000  # with the appends 140 MB
+
+
+class FallbackStore:
+    """Wraps a store that may not answer in time.
+
+    What got no answer is done later. It may have been done already, by a request that came first or although the answer
+    was lost; so it is looked for, since a busy log forgets the ids by which the fold would notice. What waits here is
+    lost with the process.
+    """
+
+    def __init__(self, remote: Remote, *, now_ms: Callable[[], int]) -> None:
+        """`now_ms`: the wall clock, to look for what was done unnoticed."""
+        self._remote = remote
+        self._now_ms = now_ms
+        self._appends: deque[Append] = deque()
+        self._since_ms = 0  # when the first of them could have been done
+        self._decisions: OrderedDict[str, NewDecision] = OrderedDict()
+        self._dropped = 0
+        self._handing_over: asyncio.Task[None] | None = None
+
+    async def visit(self, transaction_ids: Sequence[str], appends: Sequence[Append], *, time_ms: int) -> Visit:
+        """See `Remote`; decisions kept here are found too, and entries that were not acknowledged appended later."""
+        found = await self._remote.visit(transaction_ids, appends, time_ms=time_ms)
+        if None in found.logs:
+            self._defer([append for append, log in zip(appends, found.logs, strict=True) if log is None])
+        if not self._decisions:
+            return found
+        pairs = zip(transaction_ids, found.records, strict=True)
+        return found._replace(records=[self._known(transaction_id, record) for transaction_id, record in pairs])
+
+    async def append_missing(self, appends: Sequence[Append], *, since_ms: int) -> list[bool]:
+        """See `Remote`."""
+        return await self._remote.append_missing(appends, since_ms=since_ms)
+
+    async def append(self, appends: Sequence[Append]) -> list[bool]:
+        """See `Remote`; not deferred, since the caller learns what was not acknowledged."""
+        return await self._remote.append(appends)
+
+    async def replace(self, key: bytes, compaction: Compaction, *, audited: bool) -> bool:
+        """See `Remote`."""
+        return await self._remote.replace(key, compaction, audited=audited)
+
+    async def find_past(self, key: bytes) -> Past | None:
+        """See `Remote`."""
+        return await self._remote.find_past(key)
+
+    async def put_decisions(self, decisions: Sequence[NewDecision]) -> list[DecisionRecord | None]:
+        """See `Remote`."""
+        return await self._remote.put_decisions(decisions)
+
+    def keep(self, decisions: Sequence[NewDecision]) -> None:
+        """See `Store`."""
+        for decision in decisions:
+            self._decisions[decision.transaction_id] = decision
+            if len(self._decisions) > MAX_KEPT_DECISIONS:
+                self._decisions.popitem(last=False)
+                self._dropped += 1
+        self._hand_over_later()
+
+    async def find_record(self, transaction_id: str) -> DecisionRecord | None:
+        """See `Remote`."""
+        kept = self._decisions.get(transaction_id)
+        return await self._remote.find_record(transaction_id) if kept is None else kept.record
+
+    async def find_snapshot(self, transaction_id: str, record: DecisionRecord) -> Snapshot | None:
+        """See `Remote`."""
+        kept = self._decisions.get(transaction_id)
+        return await self._remote.find_snapshot(transaction_id, record) if kept is None else kept.snapshot
+
+    async def find_outcomes(self, transaction_id: str) -> bytes | None:
+        """See `Remote`."""
+        return await self._remote.find_outcomes(transaction_id)
+
+    async def exchange_outcomes(
+        self, transaction_id: str, before: bytes | None, after: bytes, *, news: bytes | None
+    ) -> bool:
+        """See `Remote`."""
+        return await self._remote.exchange_outcomes(transaction_id, before, after, news=news)
+
+    def status(self) -> StoreStatus:
+        """See `Remote`."""
+        waiting = len(self._appends) + len(self._decisions)
+        return replace(self._remote.status(), deferred=waiting, dropped=self._dropped)
+
+    async def close(self) -> None:
+        """See `Remote`; what still waits gets one more chance."""
+        if self._handing_over is not None:
+            self._handing_over.cancel()
+            await asyncio.gather(self._handing_over, return_exceptions=True)
+            await self._hand_over_once()
+        await self._remote.close()
+
+    def _known(self, transaction_id: str, found: DecisionRecord | Answer | None) -> DecisionRecord | Answer | None:
+        """What is kept here is not there yet, or was written there by somebody else in the meantime."""
+        kept = self._decisions.get(transaction_id)
+        return found if kept is None or isinstance(found, DecisionRecord) else kept.record
+
+    def _defer(self, appends: Sequence[Append]) -> None:
+        if not self._appends:
+            self._since_ms = self._now_ms() - LOOK_BACK_MS
+        room = MAX_DEFERRED_APPENDS - len(self._appends)
+        self._appends.extend(appends[:room])
+        self._dropped += max(0, len(appends) - room)
+        self._hand_over_later()
+
+    def _hand_over_later(self) -> None:
+        if self._handing_over is None or self._handing_over.done():
+            self._handing_over = asyncio.get_running_loop().create_task(self._hand_over())
+
+    async def _hand_over(self) -> None:
+        while self._appends or self._decisions:
+            await asyncio.sleep(HAND_OVER_SECONDS)
+            while await self._hand_over_once():
+                pass
+
+    async def _hand_over_once(self) -> bool:
+        """Hand over the oldest of what waits. Returns whether that was taken and more is left."""
+        appends = list(islice(self._appends, HAND_OVER_AT_ONCE))
+        taken = await self._remote.append_missing(appends, since_ms=self._since_ms) if appends else []
+        for _ in appends:  # only now: what is cancelled above is not lost, and what came meanwhile stands behind
+            self._appends.popleft()
+        left = [append for append, done in zip(appends, taken, strict=True) if not done]
+        self._appends.extendleft(reversed(left))
+        if self._appends:
+            return not left  # decisions wait until all entries are there, so that their records can say so
+        decisions = [_appended(decision) for decision in islice(self._decisions.values(), HAND_OVER_AT_ONCE)]
+        standing = await self._remote.put_decisions(decisions) if decisions else []
+        for decision, record in zip(decisions, standing, strict=True):
+            if record is not None:
+                self._decisions.pop(decision.transaction_id, None)
+        return None not in standing and bool(self._decisions)
+
+
+def _appended(decision: NewDecision) -> NewDecision:
+    """A decision whose entries were all appended in the meantime, though it is not known where."""
+    revs = tuple(APPENDED_LATER if rev == NOWHERE else rev for rev in decision.record.revs)
+    return decision._replace(record=replace(decision.record, revs=revs))

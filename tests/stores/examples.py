@@ -1,0 +1,26 @@
+"""Decisions and compactions for tests of stores."""
+
+import numpy as np
+
+from service.features.online import Compaction
+from service.features.spec import KEY_FIELDS
+from service.stores.base import DecisionRecord, NewDecision, Snapshot
+
+
+def decision(transaction_id: str, response: bytes = b"{}") -> NewDecision:
+    """A decision that differs from others in its response."""
+    tokens = ("tok-1", *(None,) * (len(KEY_FIELDS) - 1))
+    record = DecisionRecord(b"sixteen bytes ok", response, 1_700_000_000_000, tokens, "3f2a91bc", (0, -1))
+    snapshot = Snapshot(
+        b'{"amount":1}',
+        np.array([1.5, np.nan], np.float32),
+        np.array([3, 0], np.int64),
+        np.array([1, 5], np.int64),
+    )
+    return NewDecision(transaction_id, record, snapshot)
+
+
+def compaction(base: bytes, *elements: bytes, first_rev: int = 0) -> Compaction:
+    """A base for the elements that a log begins with, all of them accepted entries of the log's first life."""
+    entries = b"".join(elements)
+    return Compaction(base, entries, len(elements), elements[0], elements[-1], 7, first_rev, entries)
