@@ -1,10 +1,14 @@
-"""The command `python -m training`: simulate, fit, evaluate, replay, and the Handbook's protocol."""
+"""The command `python -m training`: from a simulation or a running service to a model that has been proven."""
 
 import json
+import math
 import os
 import shlex
+import signal
 import sys
+import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -20,15 +24,19 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from service.bundle import Bundle
-from service.errors import TouchstoneError
-from training.config import read_config
+from service.errors import DataInvalid, TouchstoneError
+from training.collect import collect as collect_once
+from training.collected import compare, read_collected, select
+from training.config import FitConfig, read_config
 from training.datasets import canonical, handbook
 from training.evaluate import evaluate as evaluate_bundle
-from training.examples import declare_reports
+from training.examples import Examples, declare_reports, replay_offline
 from training.fit import fit as fit_bundle
 from training.protocol import PUBLISHED, run_protocol
 from training.replay import replay as replay_to_service
+from training.requests import request_lines
 from training.simulate import SimulationConfig, write_simulation
+from training.source import open_source
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False,
@@ -36,6 +44,7 @@ app = typer.Typer(
 )  # fmt: skip
 console = Console(stderr=True)
 WORKERS = os.cpu_count() or 1
+TAILS_EVERY_SECONDS = 3600  # collect --follow copies every live log that often: it reads the whole store
 
 
 class Format(StrEnum):
@@ -43,9 +52,12 @@ class Format(StrEnum):
 
     CANONICAL = "canonical"
     HANDBOOK = "handbook"
+    COLLECTED = "collected"
 
 
-Data = Annotated[Path, typer.Option(help="The data set: a Parquet file.", exists=True)]
+Data = Annotated[
+    Path, typer.Option(help="The data set: a Parquet file, or the directory of a collection.", exists=True)
+]
 DataFormat = Annotated[Format, typer.Option("--format", help="How the data set is written.")]
 LabelDelay = Annotated[float, typer.Option(min=0, help="Days from a fraud to its report, where the data does not say.")]
 Moment = Annotated[datetime | None, typer.Option("--from", help="The first moment that counts, UTC.")]
@@ -82,10 +94,12 @@ def fit(
     out: Annotated[Path, typer.Option(help="The directory of the model's versions.")],
     data_format: DataFormat = Format.CANONICAL,
     source: Annotated[str, typer.Option(help="What the data are, in words, for report and model card.")] = "",
+    label_maturity_days: Annotated[
+        float, typer.Option(min=0, help="Collected data: how old a transaction is once silence means legitimate.")
+    ] = 60,
 ) -> None:
     """Fit a network, calibrate it, and leave a bundle that the service's own loader has proven."""
     settings = read_config(config)
-    frame = _load(data, data_format, settings.label_delay_days)
     began = time.perf_counter()
 
     def say(what: str) -> None:
@@ -94,10 +108,9 @@ def fit(
     described = source or f"the data set {data.name} in the {data_format} format"
     with _bar("epochs", settings.network.epochs) as advance:
         fit_bundle(
-            frame,
+            _examples(data, data_format, settings, label_maturity_days, say),
             settings,
             out,
-            workers=WORKERS,
             source=described,
             command=_command(),
             say=say,
@@ -159,6 +172,83 @@ def replay(
         raise typer.Exit(1)
 
 
+@app.command()
+def collect(
+    url: Annotated[
+        str, typer.Option(envvar="TOUCHSTONE_STORE_URL", help="The store of the service: redis://, redis+cluster://, …")
+    ],
+    bundle: Annotated[list[Path], typer.Option(help="The served bundle, and the prepared one if any.", exists=True)],
+    out: Annotated[Path, typer.Option(help="The directory of the collection: one for each store.")],
+    follow: Annotated[bool, typer.Option("--follow/--once", help="Go on until SIGTERM or Ctrl-C.")] = False,  # noqa: FBT002 - a flag of the command line
+    every_seconds: Annotated[float, typer.Option(min=1, help="With --follow: between two looks.")] = 60,
+    keep_hours: Annotated[float, typer.Option(min=0, help="How long the store keeps what was collected.")] = 24,
+) -> None:
+    """Move what a service decided, and was told, from its Redis into Parquet files (docs/collecting.md)."""
+    bundles = [Bundle.load(path) for path in bundle]
+    ended = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: ended.set())
+    found: Counter[str] = Counter()
+    copied_at = -math.inf
+    with open_source(url) as source, console.status("collecting") as status:
+
+        def tell(what: str, count: int) -> None:
+            status.update(f"collecting: {what} {count:,}")
+
+        while True:
+            with_tails = time.monotonic() - copied_at >= TAILS_EVERY_SECONDS
+            copied_at = time.monotonic() if with_tails else copied_at
+            forget_before_ms = round((time.time() - 3600 * keep_hours) * 1000)
+            found += collect_once(
+                source, bundles, out, forget_before_ms=forget_before_ms, with_tails=with_tails, tell=tell
+            )
+            if not follow or ended.wait(every_seconds):
+                break
+    _print_figures("collected", [(name, f"{count:,}") for name, count in sorted(found.items())])
+
+
+@app.command()
+def parity(
+    data: Annotated[Path, typer.Option(help="The directory of a collection.", exists=True)],
+    bundle: Annotated[Path, typer.Option(help="The bundle that was served.", exists=True)],
+) -> None:
+    """Compute every collected decision again from the histories, and compare each cell with what was served."""
+    served = Bundle.load(bundle)
+    collected = read_collected(data)
+    found = compare(collected, served.plan, served.currencies)
+    _print_figures(
+        "served against computed again",
+        [
+            ("decisions", f"{found.decisions:,}"),
+            ("visits to a log", f"{found.logs:,}"),
+            ("visits left out", f"{found.left_out:,}"),
+            ("cells compared", f"{found.cells:,}"),
+            ("cells that differ", f"{found.cells_differing:,}"),
+            ("places in a log that differ", f"{found.revs_differing:,}"),
+            ("entries behind a gap", f"{found.gaps:,}"),
+            ("places told in two ways", f"{collected.contradictions:,}"),
+        ],
+    )
+    if not found.equal:
+        console.print(f"features that differ: {', '.join(found.features_differing)}")
+        raise typer.Exit(1)
+
+
+@app.command()
+def requests(
+    data: Data,
+    out: Annotated[Path, typer.Option(help="The file to write: one JSON object per line.")],
+    data_format: DataFormat = Format.CANONICAL,
+    label_delay: LabelDelay = 7,
+) -> None:
+    """Write a data set as the requests that a client would have sent, for `python -m service backfill`."""
+    frame = _load(data, data_format, label_delay)
+    with out.open("wb") as file, _bar("writing", len(frame) + int(frame["is_fraud"].sum())) as advance:
+        for line in request_lines(frame):
+            file.write(line + b"\n")
+            advance(1)
+
+
 @app.command("handbook")
 def handbook_protocol(
     data: Data,
@@ -194,7 +284,28 @@ def main() -> None:
         sys.exit(1)
 
 
+def _examples(
+    data: Path, data_format: Format, settings: FitConfig, label_maturity_days: float, say: Callable[[str], None]
+) -> Examples:
+    """What there is to learn from, under the configuration's spec and rates."""
+    plan, currencies = settings.read_plan(), settings.read_currencies()
+    if data_format is not Format.COLLECTED:
+        frame = _load(data, data_format, settings.label_delay_days)
+        say(f"replaying {len(frame):,} transactions through {len(plan.numeric)} features")
+        return replay_offline(frame, plan, currencies, threads=WORKERS)
+    collected = read_collected(data)
+    say(f"folding the histories of {len(collected.decisions):,} decisions through {len(plan.numeric)} features")
+    found = select(collected, plan, currencies, label_maturity_days=label_maturity_days)
+    say(
+        f"left out {found.young:,} that are too young, {found.unlabelled:,} that were declined and "
+        f"{found.incomplete:,} without a whole history"
+    )
+    return found.examples
+
+
 def _load(data: Path, data_format: Format, label_delay_days: float) -> pl.DataFrame:
+    if data_format is Format.COLLECTED:
+        raise DataInvalid("what was collected is read by fit and parity only: it holds features, not just transactions")
     if data_format is Format.HANDBOOK:
         return handbook.load(data, label_delay_days=label_delay_days)
     return declare_reports(canonical.load(data), label_delay_days)

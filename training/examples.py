@@ -70,6 +70,21 @@ class Examples:
 
 
 @dataclass(frozen=True, slots=True)
+class Arrivals:
+    """Everything that a table says, in the order in which it became known. All (m,).
+
+    Attributes:
+        source: int64, the row of the table each comes from.
+        time_ms: int64, when it arrived.
+        is_report: bool, whether it is the report of a fraud; else the transaction itself.
+    """
+
+    source: NDArray[np.int64]
+    time_ms: NDArray[np.int64]
+    is_report: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
 class Timeline:
     """Transactions and outcomes of a table in the order in which they arrive.
 
@@ -122,17 +137,25 @@ def timeline(frame: pl.DataFrame, currencies: CurrencyTable) -> Timeline:
 
     At equal times transactions come before outcomes, and each in the table's order.
     """
-    transactions = _transaction_rows(frame, currencies)
+    order = arrivals(frame)
+    transactions = transaction_rows(frame, currencies)
+    events = transactions[order.source]
+    reported = order.source[order.is_report]
+    events[order.is_report] = _label_rows(frame, transactions, reported, order.time_ms[order.is_report])
+    return Timeline(events, order.source)
+
+
+def arrivals(frame: pl.DataFrame) -> Arrivals:
+    """The order in which a table's transactions and reports arrive; see `timeline`."""
     reported_at_ms = _reported_at_ms(frame)
     reported = np.flatnonzero(reported_at_ms >= 0)
-    outcomes = _label_rows(frame, transactions, reported, reported_at_ms)
-    events = np.concatenate([transactions, outcomes])
     source = np.concatenate([np.arange(len(frame)), reported])
-    order = np.argsort(events[:, Column.TIME], kind="stable")
-    return Timeline(events[order], source[order])
+    time_ms = np.concatenate([frame["timestamp"].dt.epoch("ms").to_numpy(), reported_at_ms[reported]])
+    order = np.argsort(time_ms, kind="stable")
+    return Arrivals(source[order], time_ms[order], order >= len(frame))
 
 
-def _transaction_rows(frame: pl.DataFrame, currencies: CurrencyTable) -> NDArray[np.int64]:
+def transaction_rows(frame: pl.DataFrame, currencies: CurrencyTable) -> NDArray[np.int64]:
     """What `service.features.entry.transaction_row` gives for each row, column by column."""
     rows = np.tile(MISSING, (len(frame), 1))
     rows[:, Column.TIME] = rows[:, Column.ORIGIN] = frame["timestamp"].dt.epoch("ms").to_numpy()
@@ -155,18 +178,18 @@ def _transaction_rows(frame: pl.DataFrame, currencies: CurrencyTable) -> NDArray
 
 
 def _label_rows(
-    frame: pl.DataFrame, transactions: NDArray[np.int64], reported: NDArray[np.int64], reported_at_ms: NDArray[np.int64]
+    frame: pl.DataFrame, transactions: NDArray[np.int64], reported: NDArray[np.int64], times_ms: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """One entry for each fraud that was reported, under the transaction's entities."""
+    """One entry for each report: of which transaction, and when. It goes under the transaction's entities."""
     rows = np.tile(MISSING, (len(reported), 1))
     names = frame["transaction_id"].gather(reported)
     rows[:, Column.KIND] = Kind.FRAUD_LABEL
     rows[:, Column.DELTA] = 1
-    rows[:, Column.TIME] = reported_at_ms[reported]
+    rows[:, Column.TIME] = times_ms
     rows[:, Column.ORIGIN] = transactions[reported, Column.TIME]
     rows[:, Column.ID] = [
         outcome_id(name, Kind.FRAUD_LABEL, delta=1, reported_ms=time)
-        for name, time in zip(names, reported_at_ms[reported].tolist(), strict=True)
+        for name, time in zip(names, times_ms.tolist(), strict=True)
     ]
     for column in KEYS.values():
         rows[:, column] = transactions[reported, column]

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import polars as pl
 import torch
 
 from service.bundle import Certificate, Loss, Manifest, ReasonGroup, TrainingData
@@ -18,7 +17,7 @@ from service.version import VERSION
 from training.calibrate import ScoreTable, calibration_line, certify, score_table
 from training.config import FitConfig
 from training.evaluate import ranking
-from training.examples import Examples, replay_offline
+from training.examples import Examples
 from training.export import (
     Files,
     bundle_files,
@@ -43,11 +42,10 @@ Say = Callable[[str], None]
 
 
 def fit(
-    frame: pl.DataFrame,
+    examples: Examples,
     config: FitConfig,
     out: Path,
     *,
-    workers: int,
     source: str,
     command: str,
     say: Say,
@@ -56,10 +54,9 @@ def fit(
     """Make a bundle. A run whose result does not verify leaves none.
 
     Args:
-        frame: canonical transactions, each fraud with the time of its report.
+        examples: feature vectors under the configuration's spec and rates, in the order of event time.
         config: what to fit.
         out: the directory of the model's versions; the bundle is written to out/<version>.
-        workers: cores for computing features; the result does not depend on it.
         source: what the data are, in words, for the documents.
         command: what makes this bundle again, for the model card.
         say: told in a sentence what happens, step by step.
@@ -73,8 +70,6 @@ def fit(
         BundleInvalid: the result is not what the service would accept.
     """
     plan, currencies = config.read_plan(), config.read_currencies()
-    say(f"replaying {len(frame):,} transactions through {len(plan.numeric)} features")
-    examples = replay_offline(frame, plan, currencies, threads=workers)
     split = split_by_time(examples.event_time_ms, examples.labels, examples.reported_at_ms, config.split)
     say(f"fitting on {len(split.fit.rows):,} transactions with {split.fit.frauds:,} frauds")
     trained = train(

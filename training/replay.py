@@ -19,16 +19,9 @@ from service.features.entry import Column, Kind
 from service.features.offline import categorical_codes, fold_events
 from service.model import OnnxModel
 from training.examples import Timeline, timeline
+from training.requests import Bodies
 
 BATCH = 1_000  # items of one request: the service takes no more
-REQUEST_FIELDS = (
-    *("transaction_id", "timestamp", "card_id", "merchant_id", "amount", "currency", "merchant_category_code"),
-    *("merchant_country", "card_country", "billing_country", "shipping_country", "ip_country"),
-    *("terminal_id", "device_id", "customer_id", "email_hash", "ip_address"),
-    *("channel", "entry_mode", "cvc_check", "avs_check", "three_ds"),
-    *("latitude", "longitude", "follows", "follow_kind"),
-)
-OUTCOME_FIELDS = ("transaction_id", "timestamp", "card_id", "merchant_id", "terminal_id", "device_id")
 
 
 class ReplayFailed(TouchstoneError):
@@ -159,38 +152,19 @@ def _send(
     client: httpx.Client,
     progress: Callable[[int], None],
 ) -> None:
-    transactions = _Bodies(frame, REQUEST_FIELDS)
-    outcomes = _Bodies(frame, OUTCOME_FIELDS)
+    bodies = Bodies(frame)
     events = zip(kinds, line.source.tolist(), line.events[:, Column.TIME].tolist(), strict=True)
     for kind, run in groupby(events, key=lambda event: event[0]):
         while part := list(islice(run, 1 if kind is _Sent.ONE_BY_ONE else BATCH)):
             if kind is _Sent.AS_OUTCOME:
-                bodies = [outcomes.body(row) | _reported_fraud(time) for _, row, time in part]
+                items = [bodies.reported_fraud(row, time_ms) for _, row, time_ms in part]
             else:
-                bodies = [transactions.body(row) for _, row, _ in part]
-            content = orjson.dumps(bodies[0] if kind is _Sent.ONE_BY_ONE else bodies)
+                items = [bodies.transaction(row) for _, row, _ in part]
+            content = orjson.dumps(items[0] if kind is _Sent.ONE_BY_ONE else items)
             response = _checked(client.post(kind.value, content=content, headers={"content-type": "application/json"}))
             if kind is not _Sent.ONE_BY_ONE:
                 _require_all_taken(response)
             progress(len(part))
-
-
-def _reported_fraud(time_ms: int) -> dict[str, object]:
-    return {"type": "confirmed_fraud", "occurred_at": _rfc3339(time_ms), "reported_at": _rfc3339(time_ms)}
-
-
-class _Bodies:
-    """Rows of a table as request bodies: absent values are left out, times are RFC 3339."""
-
-    def __init__(self, frame: pl.DataFrame, fields: Sequence[str]) -> None:
-        times = frame["timestamp"].dt.strftime("%Y-%m-%dT%H:%M:%S%.3fZ")
-        table = frame.select([name for name in fields if name in frame.columns]).with_columns(timestamp=times)
-        self._names = table.columns
-        self._table = table
-
-    def body(self, row: int) -> dict[str, object]:
-        values = self._table.row(row)
-        return {name: value for name, value in zip(self._names, values, strict=True) if value is not None}
 
 
 def _read_back(names: Sequence[str], bundle: Bundle, client: httpx.Client) -> _Online:
@@ -200,7 +174,7 @@ def _read_back(names: Sequence[str], bundle: Bundle, client: httpx.Client) -> _O
     decisions: Counter[str] = Counter()
     for index, name in enumerate(names):
         stored = _checked(client.get(f"/decisions/{name}")).json()
-        values = [stored["numeric"][feature] for feature in bundle.plan.numeric]
+        values = [stored["seen"]["numeric"][feature] for feature in bundle.plan.numeric]
         numeric[index] = [np.nan if value is None else value for value in values]
         found = stored["response"]["probability"]
         probability[index] = np.nan if found is None else found
@@ -222,7 +196,3 @@ def _require_all_taken(response: httpx.Response) -> None:
 
 def _epoch_ms(instant: datetime) -> int:
     return int(instant.timestamp() * 1000)
-
-
-def _rfc3339(epoch_ms: int) -> str:
-    return datetime.fromtimestamp(epoch_ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S.") + f"{epoch_ms % 1000:03d}Z"

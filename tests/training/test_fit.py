@@ -26,7 +26,7 @@ from training.verify import verify
 CONFIGS = Path(__file__).parent.parent.parent / "training" / "configs"
 START = datetime(2025, 1, 1, tzinfo=UTC)
 NOW_MS = int(datetime(2026, 1, 1, tzinfo=UTC).timestamp() * 1000)
-QUIET = {"workers": 1, "source": "simulated payments", "command": "python -m training fit", "say": lambda _: None}
+QUIET = {"source": "simulated payments", "command": "python -m training fit", "say": lambda _: None}
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,8 @@ class Fitted:
 
 
 def run(frame: pl.DataFrame, config: FitConfig, out: Path) -> Path:
-    return fit(frame, config, out, tick=lambda: None, **QUIET)  # type: ignore[arg-type] # the same few every time
+    examples = replay_offline(frame, config.read_plan(), config.read_currencies())
+    return fit(examples, config, out, tick=lambda: None, **QUIET)  # type: ignore[arg-type] # the same few every time
 
 
 @pytest.fixture(scope="module")

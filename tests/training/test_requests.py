@@ -1,0 +1,56 @@
+"""Data sets as requests: what a client would have sent, in the order in which it would have."""
+
+from pathlib import Path
+
+import numpy as np
+import orjson
+import polars as pl
+import pytest
+from typer.testing import CliRunner
+
+from service.backfill import read_history
+from service.bundle import Bundle
+from service.features.entry import Column, Kind
+from service.layout import tokens_of
+from service.settings import SHIPPED_MODELS
+from service.transaction import read_transaction
+from tests.training.served import START, payments
+from training.__main__ import app
+from training.examples import KEYS, timeline
+from training.requests import request_lines
+
+NOW_MS = int(START.timestamp() * 1000) + 400 * 86_400_000
+ENTITIES = np.array([int(column) for column in KEYS.values()])
+
+
+@pytest.fixture(scope="module")
+def frame() -> pl.DataFrame:
+    return payments(2000)
+
+
+def test_a_backfill_reads_the_events_that_training_sees(frame: pl.DataFrame) -> None:
+    """Row for row and in the same order; an outcome names its transaction's entities by their tokens."""
+    currencies = Bundle.load(SHIPPED_MODELS / "1.0.0").currencies
+    history = read_history(request_lines(frame), currencies, now_ms=NOW_MS)
+    line = timeline(frame, currencies)
+    told = history.events[:, Column.KIND] > Kind.FOLLOW_UP
+    assert told.sum() == frame["is_fraud"].sum() > 50
+    events = line.events.copy()
+    events[np.ix_(told, ENTITIES)] = history.events[np.ix_(told, ENTITIES)]
+    np.testing.assert_array_equal(history.events, events)
+    named = [dict(frame.row(row, named=True)) for row in line.source[told].tolist()]
+    for tokens, row in zip(np.array(history.tokens, object)[told], named, strict=True):
+        assert [tokens[0], tokens[1]] == [row["card_id"], row["merchant_id"]]
+
+
+def test_the_command_writes_one_request_in_each_line(frame: pl.DataFrame, tmp_path: Path) -> None:
+    """What stands in the file is what a service would be sent."""
+    frame.write_parquet(tmp_path / "data.parquet")
+    out = tmp_path / "history.ndjson"
+    ran = CliRunner().invoke(app, ["requests", "--data", str(tmp_path / "data.parquet"), "--out", str(out)])
+    assert ran.exit_code == 0, ran.output
+    lines = out.read_bytes().splitlines()
+    assert lines == list(request_lines(frame))
+    assert sum("type" in orjson.loads(line) for line in lines) == frame["is_fraud"].sum()
+    first = read_transaction(lines[0], arrival_ms=NOW_MS, allow_card_numbers=False)
+    assert tokens_of(first)[0] == frame["card_id"][0]
