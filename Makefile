@@ -12,13 +12,14 @@ PIP   := $(BIN)/python -m pip --disable-pip-version-check install --quiet --only
 # Not in the lock, because its builds for CPU and CUDA are different files under one version; see docs/operations.md.
 TORCH := $(shell sed -n 's/^ *"\(torch==[^"]*\)",$$/\1/p' pyproject.toml)
 UV    := $(VENV)/uv/bin/uv
+FEAST := build/feast/.installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run demo test test-long check bench train image lock clean
+.PHONY: help run demo test test-long check bench bench-features train image lock clean
 
 help: ## list what can be made
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: $(SERVE) ## serve the shipped model at http://127.0.0.1:8000 (settings: make run ARGS="--port 9000")
 	$(BIN)/python -m service $(ARGS)
@@ -40,6 +41,9 @@ check: $(DEV) ## lint, formatting, types and the order of imports
 
 bench: $(DEV) ## measure latency, throughput and the speed of folding on this machine
 	$(BIN)/python -m benchmarks bench $(ARGS)
+
+bench-features: $(DEV) $(FEAST) ## measure features in Redis, ours beside Feast's, and what ours take there
+	$(BIN)/python -m benchmarks features $(ARGS)
 
 train: $(DEV) data/shipped.parquet ## make the shipped bundle again, from the simulator to models/touchstone
 	$(BIN)/python -m training fit --data data/shipped.parquet --config training/configs/shipped.yaml --out models/touchstone \
@@ -72,6 +76,12 @@ $(DEV): requirements/dev.txt pyproject.toml | $(BIN)/python
 
 $(UV): | $(BIN)/python
 	$(PIP) --target $(VENV)/uv uv==0.13.9
+
+# Feast is a peer to compare with, not a part of this: it has an environment of its own, outside our locks.
+$(FEAST): | $(BIN)/python
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip --disable-pip-version-check install --quiet --only-binary :all: "feast[redis]==0.67.0" uvloop
+	@touch $@
 
 # What the shipped model is fitted on: two million payments over 120 days, always the same ones.
 data/shipped.parquet: training/simulate.py $(wildcard training/simulation/*.py) | $(DEV)

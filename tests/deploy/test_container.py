@@ -81,14 +81,47 @@ def test_composed_services_are_confined() -> None:
         assert service["read_only"] is True, name
         assert service["cap_drop"] == ["ALL"], name
         assert service["security_opt"] == ["no-new-privileges:true"], name
-        assert all(str(port).startswith("127.0.0.1:") for port in cast("list[str]", service["ports"])), name
+        assert all(str(port).startswith("127.0.0.1:") for port in cast("list[str]", service.get("ports", []))), name
+
+
+def test_redis_is_reached_by_the_service_alone() -> None:
+    """It publishes no port and stands in a network without a way out, which only the service shares."""
+    assert "ports" not in compose()["redis"]
+    assert document("docker-compose.yml")["networks"] == {"store": {"internal": True}}
+    assert compose()["redis"]["networks"] == ["store"]
+    assert [name for name, service in compose().items() if "store" in str(service.get("networks"))] == [
+        "touchstone",
+        "redis",
+    ]
+
+
+def test_the_composed_service_keeps_its_histories_in_redis() -> None:
+    """It takes what it is told, with the password that Redis is given, and waits until Redis is healthy."""
+    environment = cast("dict[str, str]", compose()["touchstone"]["environment"])
+    password = cast("dict[str, str]", compose()["redis"]["environment"])["REDISCLI_AUTH"]
+    settings = read_settings({}, image_settings() | environment, None)
+    assert settings.store_url == f"redis://:{password}@redis:6379/0"
+    assert re.fullmatch(r"\$\{REDIS_PASSWORD:-[a-z]+\}", password)
+    assert compose()["touchstone"]["depends_on"] == {"redis": {"condition": "service_healthy"}}
+
+
+def test_redis_is_given_twice_the_memory_that_it_may_fill() -> None:
+    """Rewriting the append-only file can take it twice."""
+    options = (PROJECT / "k8s/base/redis.conf").read_text(encoding="utf-8")
+    held = re.search(r"^maxmemory ([0-9]+)gb$", options, flags=re.MULTILINE)
+    limit = re.fullmatch(r"([0-9]+)g", cast("str", compose()["redis"]["mem_limit"]))
+    assert held is not None
+    assert limit is not None
+    assert int(limit[1]) >= 2 * int(held[1])
 
 
 def test_composed_state_outlives_the_container() -> None:
-    """Published thresholds lie on a named volume where the service keeps them."""
+    """Published thresholds and histories lie on named volumes where they are kept."""
     volumes = cast("list[str]", compose()["touchstone"]["volumes"])
     assert f"state:{image_settings()['TOUCHSTONE_STATE_DIR']}" in volumes
-    assert "state" in cast("Mapping", document("docker-compose.yml")["volumes"])
+    assert "histories:/data" in cast("list[str]", compose()["redis"]["volumes"])
+    assert " --dir /data " in str(compose()["redis"]["command"])
+    assert {"state", "histories"} <= cast("Mapping", document("docker-compose.yml")["volumes"]).keys()
 
 
 def test_prometheus_asks_the_service_for_its_metrics() -> None:
