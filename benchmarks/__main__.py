@@ -9,9 +9,12 @@ from rich.console import Console
 
 from benchmarks.bench import bench
 from benchmarks.demo import PAST, demo
+from benchmarks.features.bench import bench_features
 from benchmarks.measure import RequestRefused
 from benchmarks.serving import ServiceFailed, free_port
 from service.errors import TouchstoneError
+
+FEAST_PYTHON = Path("build/feast/bin/python")  # where `make bench-features` makes it
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -20,10 +23,13 @@ def main(arguments: Sequence[str]) -> int:
     console = Console(highlight=False, soft_wrap=True)
     port = options.port or free_port()
     try:
-        if options.command == "bench":
-            bench(console, port=port, model_dir=options.model_dir)
-        else:
-            demo(console, port=port, model_dir=options.model_dir, seconds=options.seconds, past=PAST)
+        match options.command:
+            case "bench":
+                bench(console, port=port, model_dir=options.model_dir)
+            case "features":
+                bench_features(console, feast_python=options.feast_python, model_dir=options.model_dir)
+            case _:
+                demo(console, port=port, model_dir=options.model_dir, seconds=options.seconds, past=PAST)
     except (ServiceFailed, RequestRefused, TouchstoneError) as error:
         sys.stderr.write(f"{type(error).__name__}: {error}\n")
         return 1
@@ -34,10 +40,20 @@ def main(arguments: Sequence[str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="A real service, measured or watched.")
-    parser.add_argument("command", choices=["bench", "demo"])
+    parser.add_argument(
+        "command",
+        choices=["bench", "demo", "features"],
+        help="measure a service; watch one; measure its features in Redis beside Feast's",
+    )
     parser.add_argument("--model-dir", type=Path, help="a bundle, or a directory of versions [the shipped one]")
     parser.add_argument("--port", type=int, help="where the service shall listen [any free port]")
     parser.add_argument("--seconds", type=float, default=60.0, help="how long the demo lasts [60]")
+    parser.add_argument(
+        "--feast-python",
+        type=Path,
+        default=FEAST_PYTHON,
+        help="of `features`: the interpreter of the environment that Feast is installed in [%(default)s]",
+    )
     return parser
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import orjson
 import polars as pl
 
-from training.replay import REQUEST_FIELDS
+from training.requests import REQUEST_FIELDS
 
 
 def request_bodies(frame: pl.DataFrame) -> Iterator[bytes]:
