@@ -23,6 +23,7 @@ from service.api.problems import Problems
 from service.api.running import Running
 from service.api.score import BatchEndpoint, ScoreEndpoint
 from service.api.thresholds import router as thresholds_router
+from service.batching import Batcher
 from service.bundle import MANIFEST, Bundle
 from service.errors import BundleInvalid, SettingsInvalid, ThresholdsInvalid
 from service.layout import Layout
@@ -37,7 +38,7 @@ from service.stores.redis import RedisStore, StoreLimits, open_redis_store
 from service.telemetry import Telemetry
 from service.threshold_store import Source, ThresholdStore
 from service.thresholds import parse_thresholds_json
-from service.transaction import EARLIEST_EVENT_MS, read_transaction
+from service.transaction import EARLIEST_EVENT_MS
 
 API_VERSION = "0.1.0"  # of what docs/api.md describes; the package's own, as long as both change together
 WARM_UP_TRANSACTIONS = 64  # more than any log holds before it is compacted
@@ -82,9 +83,12 @@ async def open_running(
         sha256=bundle.model_sha256,
         provider=model.provider.value,
     )
+    waiting = Batcher(scorer.score)
+    reporter = Reporter(store, layouts)
     try:
-        yield Running(settings, telemetry, bundle, model, thresholds, scorer, Reporter(store, layouts), now_ms)
+        yield Running(settings, telemetry, bundle, model, thresholds, scorer, waiting, reporter, now_ms)
     finally:
+        await waiting.close()
         await scorer.close()
         await store.close()
 
@@ -208,7 +212,7 @@ def _warm_up(bundle: Bundle, model: OnnxModel, thresholds: ThresholdStore) -> No
 
     async def score() -> None:
         for request in requests:
-            await scorer.score([request], arrival_ms=EARLIEST_EVENT_MS)
+            await scorer.score([request])
         await scorer.find_decision(requests[0].transaction.transaction_id)
         await scorer.close()
 
@@ -220,8 +224,7 @@ def _warm_up_request(index: int, currency: str) -> ScoreRequest:
         b'{"transaction_id":"warm-up-%d","timestamp":"2000-01-01T00:00:00Z","card_id":"warm-up","merchant_id":"warm-up",'
         b'"amount":100,"currency":"%b"}' % (index, currency.encode())
     )
-    transaction = read_transaction(body, arrival_ms=EARLIEST_EVENT_MS, allow_card_numbers=False)
-    return ScoreRequest(transaction, body, transaction.digest())
+    return ScoreRequest.read(body, arrival_ms=EARLIEST_EVENT_MS, allow_card_numbers=False)
 
 
 def _version_key(name: str) -> list[tuple[int, str]]:

@@ -24,18 +24,36 @@ from service.stores.base import APPENDED_LATER, NO_ANSWER, NOWHERE, Append, Deci
 from service.telemetry import Stage, Telemetry
 from service.threshold_store import ThresholdStore
 from service.thresholds import Ruling, Thresholds
-from service.transaction import Transaction, write_instant
+from service.transaction import Transaction, read_transaction, write_instant
 
 LATE_MS = 7 * 24 * 3600 * 1000  # events later than this are not exact in every window; they are counted
 
 
 @dataclass(frozen=True, slots=True)
 class ScoreRequest:
-    """A checked transaction, the body it was read from, and the digest that tells a retry from another request."""
+    """A checked transaction.
+
+    Attributes:
+        transaction: what is asked about.
+        body: what it was read from.
+        digest: 16 bytes that tell a retry from another request under the same id.
+        arrival_ms: when it arrived, epoch milliseconds.
+    """
 
     transaction: Transaction
     body: bytes
     digest: bytes
+    arrival_ms: int
+
+    @classmethod
+    def read(cls, body: bytes, *, arrival_ms: int, allow_card_numbers: bool) -> "ScoreRequest":
+        """Read a request from its body.
+
+        Raises:
+            RequestInvalid: every fault found, none with the value sent.
+        """
+        transaction = read_transaction(body, arrival_ms=arrival_ms, allow_card_numbers=allow_card_numbers)
+        return cls(transaction, body, transaction.digest(), arrival_ms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,18 +157,13 @@ class Scorer:
         manifest = bundle.manifest
         self._model_name = {"name": manifest.name, "version": manifest.version, "sha256": bundle.model_sha256}
 
-    async def score(self, requests: Sequence[ScoreRequest], *, arrival_ms: int) -> list[Answer | IdempotencyConflict]:
-        """Answer each request, in order, as if they had been sent one after the other: the hot path.
-
-        Args:
-            requests: checked transactions.
-            arrival_ms: when they arrived, epoch milliseconds.
-        """
+    async def score(self, requests: Sequence[ScoreRequest]) -> list[Answer | IdempotencyConflict]:
+        """Answer each request, in order, as if they had been sent one after the other: the hot path."""
         watch = _Stopwatch(self._clock, self._telemetry)
         cases: dict[str, _Case] = {}
         for request in requests:  # of two with the same id, the first decides
             if request.transaction.transaction_id not in cases:
-                cases[request.transaction.transaction_id] = self._case(request, arrival_ms)
+                cases[request.transaction.transaction_id] = self._case(request)
         batch = list(cases.values())
         rows = np.array([case.row for case in batch], np.int64)
         watch.lap(Stage.READ)
@@ -160,7 +173,7 @@ class Scorer:
         watch.lap(Stage.FOLD)
         fresh = [index for index, case in enumerate(batch) if case.record is None]
         if fresh:
-            await self._decide([batch[index] for index in fresh], histories.at(fresh), arrival_ms, watch)
+            await self._decide([batch[index] for index in fresh], histories.at(fresh), watch)
         await self._take_back(batch, rows, logs, histories)
         self._meter.observe(rows, logs, histories)
         self._compact_later([(logs, histories), *((other, other.fold(rows)) for other in prepared)])
@@ -191,11 +204,11 @@ class Scorer:
         await self._compactor.close()
         await self._meter.close()
 
-    def _case(self, request: ScoreRequest, arrival_ms: int) -> _Case:
+    def _case(self, request: ScoreRequest) -> _Case:
         """An attempt whose amount cannot be converted still counts as an attempt, of amount 0."""
         transaction = request.transaction
         amount_minor = self._bundle.currencies.to_base(transaction.amount, transaction.currency)
-        row = transaction_row(transaction, arrival_ms=arrival_ms, amount_minor=amount_minor or 0)
+        row = transaction_row(transaction, arrival_ms=request.arrival_ms, amount_minor=amount_minor or 0)
         return _Case(request, amount_minor, tokens_of(transaction), row)
 
     async def _visit(self, cases: Sequence[_Case], rows: NDArray[np.int64]) -> list[Logs]:
@@ -219,7 +232,7 @@ class Scorer:
             Logs.arrange(layout, named, values, births_ms) for layout, named in zip(self._layouts, keys, strict=True)
         ]
 
-    async def _decide(self, cases: Sequence[_Case], histories: Histories, arrival_ms: int, watch: "_Stopwatch") -> None:
+    async def _decide(self, cases: Sequence[_Case], histories: Histories, watch: "_Stopwatch") -> None:
         """Decide what nobody has decided yet."""
         logits, probabilities = self._model.run(histories.numeric, histories.categorical)
         watch.lap(Stage.MODEL)
@@ -227,7 +240,7 @@ class Scorer:
         verdicts = self._rule(cases, histories, logits, probabilities, version.thresholds)
         watch.lap(Stage.DECIDE)
         responses = [
-            self._response(case, verdict, version.number, arrival_ms, watch.elapsed_ms())
+            self._response(case, verdict, version.number, watch.elapsed_ms())
             for case, verdict in zip(cases, verdicts, strict=True)
         ]
         await self._remember(cases, histories, responses)
@@ -290,15 +303,13 @@ class Scorer:
             missing.append("idempotency")
         return tuple(missing)
 
-    def _response(
-        self, case: _Case, verdict: _Verdict, thresholds_version: int, arrival_ms: int, latency_ms: float
-    ) -> bytes:
+    def _response(self, case: _Case, verdict: _Verdict, thresholds_version: int, latency_ms: float) -> bytes:
         """The body of the answer (docs/api.md)."""
         probability, ruling = verdict.probability, verdict.ruling
         return orjson.dumps(
             {
                 "transaction_id": case.request.transaction.transaction_id,
-                "decision_id": _decision_id(case.request, arrival_ms),
+                "decision_id": _decision_id(case.request),
                 "decision": ruling.decision.word,
                 "probability": probability,
                 "score": self._score(probability),
@@ -306,7 +317,7 @@ class Scorer:
                 "thresholds": {"version": thresholds_version, "segment": ruling.segment},
                 "model": self._model_name,
                 "degraded": verdict.degraded,
-                "scored_at": write_instant(arrival_ms),
+                "scored_at": write_instant(case.request.arrival_ms),
                 "latency_ms": latency_ms,
             }
         )
@@ -441,7 +452,7 @@ class _Stopwatch:
         return round((self._clock() - self._started) * 1000, 3)
 
 
-def _decision_id(request: ScoreRequest, arrival_ms: int) -> str:
+def _decision_id(request: ScoreRequest) -> str:
     """Names one decision: another one for the same transaction id, after the first expired, has another name."""
-    content = b"%s %d" % (request.digest, arrival_ms)
+    content = b"%s %d" % (request.digest, request.arrival_ms)
     return "d-" + hashlib.blake2b(content, digest_size=12).hexdigest()

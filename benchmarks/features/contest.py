@@ -10,6 +10,7 @@ from benchmarks.features.peer import Peer
 from benchmarks.features.rounds import Round, Spread
 from benchmarks.features.server import Server
 from benchmarks.features.timing import CROWD, Timed, time_waiting
+from service.batching import Batcher
 from service.transaction import Transaction
 
 ROUNDS = 7
@@ -93,11 +94,12 @@ def feast_contestants(peer: Peer) -> list[Contestant]:
 
 def our_contestants(reader: Reader, transactions: Iterator[Transaction]) -> list[Contestant]:
     """Us, whose histories are there already; the transactions come after these."""
+    together = Batcher(reader.read_together)  # as the service does it
 
     def plays(manner: Manner, waiting: int) -> Callable[[int], Awaitable[Timed]]:
         async def play(calls: int) -> Timed:
             batches = [reader.prepared(list(islice(transactions, SIZE[manner]))) for _ in range(calls)]
-            return await time_waiting(reader.read, batches, waiting=waiting)
+            return await time_waiting(together.submit if waiting > 1 else reader.read, batches, waiting=waiting)
 
         return play
 

@@ -9,7 +9,7 @@ import polars as pl
 
 from benchmarks.payments import request_bodies
 from service.scorer import ScoreRequest
-from service.transaction import Transaction, read_transaction
+from service.transaction import Transaction
 from training.simulate import SimulationConfig, simulate
 
 CARDS = 1_000
@@ -50,8 +50,7 @@ def score_requests(frame: pl.DataFrame) -> Iterator[ScoreRequest]:
     """Each row as a request that was read and found good, which arrives when the payment happens."""
     times_ms = frame["timestamp"].dt.epoch("ms")
     for body, time_ms in zip(request_bodies(frame), times_ms, strict=True):
-        transaction = read_transaction(body, arrival_ms=time_ms, allow_card_numbers=False)
-        yield ScoreRequest(transaction, body, transaction.digest())
+        yield ScoreRequest.read(body, arrival_ms=time_ms, allow_card_numbers=False)
 
 
 def transactions(frame: pl.DataFrame) -> Iterator[Transaction]:

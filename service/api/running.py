@@ -7,10 +7,12 @@ from typing import Annotated
 from fastapi import Depends, Request
 from starlette.types import Scope
 
+from service.batching import Batcher
 from service.bundle import Bundle
+from service.errors import IdempotencyConflict
 from service.model import OnnxModel
 from service.reporter import Reporter
-from service.scorer import Scorer
+from service.scorer import Answer, Scorer, ScoreRequest
 from service.settings import Settings
 from service.telemetry import Telemetry
 from service.threshold_store import ThresholdStore
@@ -26,6 +28,7 @@ class Running:
     model: OnnxModel
     thresholds: ThresholdStore
     scorer: Scorer
+    waiting: Batcher[ScoreRequest, Answer | IdempotencyConflict]  # requests to be scored together
     reporter: Reporter
     now_ms: Callable[[], int]
 

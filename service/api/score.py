@@ -10,7 +10,6 @@ from service.api.running import Running, running
 from service.api.wire import read_body, send_json, split_array
 from service.errors import IdempotencyConflict, RequestInvalid
 from service.scorer import Answer, ScoreRequest
-from service.transaction import read_transaction
 
 ITEMS_PER_TURN = 64  # of a batch, between two chances for other requests
 
@@ -24,7 +23,7 @@ class ScoreEndpoint:
         body = await read_body(receive)
         arrival_ms = parts.now_ms()
         request = _read(body, parts, arrival_ms)
-        [answer] = await parts.scorer.score([request], arrival_ms=arrival_ms)
+        answer = await parts.waiting.submit(request)
         if isinstance(answer, IdempotencyConflict):
             raise answer
         await send_json(send, answer.body, replayed=answer.replayed)
@@ -63,7 +62,7 @@ async def _decide(items: list[bytes], parts: Running, arrival_ms: int) -> list[_
     """The answer to each item, those that cannot be read included."""
     reads = [_read_or_fault(item, parts, arrival_ms) for item in items]
     requests = [read for read in reads if isinstance(read, ScoreRequest)]
-    answers = iter(await parts.scorer.score(requests, arrival_ms=arrival_ms) if requests else [])
+    answers = iter(await parts.scorer.score(requests) if requests else [])
     return [next(answers) if isinstance(read, ScoreRequest) else read for read in reads]
 
 
@@ -75,7 +74,4 @@ def _read_or_fault(item: bytes, parts: Running, arrival_ms: int) -> ScoreRequest
 
 
 def _read(body: bytes, parts: Running, arrival_ms: int) -> ScoreRequest:
-    transaction = read_transaction(
-        body, arrival_ms=arrival_ms, allow_card_numbers=parts.settings.allow_card_number_tokens
-    )
-    return ScoreRequest(transaction, body, transaction.digest())
+    return ScoreRequest.read(body, arrival_ms=arrival_ms, allow_card_numbers=parts.settings.allow_card_number_tokens)

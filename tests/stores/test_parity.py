@@ -101,7 +101,7 @@ def whole(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
         assert stored.seen is not None
         own = layout.plan.numeric[layout.plan.entity_features[CARD]]
         features = np.array([stored.seen.numeric[name] for name in own], np.float32)
-        row = np.array(one.scorer._case(request("49", seconds=49), 10**13).row, np.int64)
+        row = np.array(one.scorer._case(request("49", seconds=49)).row, np.int64)
         return Served(layout.plan, CARD, row, features, 49), past
 
     return asyncio.run(told())

@@ -72,7 +72,7 @@ def test_another_body_is_refused_and_counts_nowhere(tell: Callable[..., None]) -
     async def story(one: Scoring, other: Scoring) -> None:
         await one.score(request("a", terminal_id="t"))
         for _ in range(3):
-            [answer] = await other.scorer.score([request("a", card_id="else", terminal_id="t")], arrival_ms=START_MS)
+            [answer] = await other.scorer.score([request("a", card_id="else", terminal_id="t")])
             assert isinstance(answer, IdempotencyConflict)
         await one.score(request("b", card_id="else", terminal_id="t", seconds=1))
         seen = await one.features("b")
@@ -101,7 +101,7 @@ def test_a_batch_is_answered_as_if_sent_one_by_one(tell: Callable[..., None]) ->
 
     async def story(one: Scoring) -> None:
         batch = [request("a"), request("a"), request("a", amount=1), request("b", seconds=1)]
-        answers = await one.scorer.score(batch, arrival_ms=START_MS)
+        answers = await one.scorer.score(batch)
         replayed = [None if isinstance(item, IdempotencyConflict) else item.replayed for item in answers]
         assert replayed == [False, True, None, False]
         assert (await one.features("b"))["card_count_1h"] == 1

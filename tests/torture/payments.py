@@ -7,7 +7,7 @@ import numpy as np
 import orjson
 
 from service.scorer import ScoreRequest
-from service.transaction import Outcome, read_outcome, read_transaction, write_instant
+from service.transaction import Outcome, read_outcome, write_instant
 from tests.scoring import START_MS
 
 DAY_MS = 24 * 3600 * 1000
@@ -20,10 +20,9 @@ CHANNELS = ("ecommerce", "pos", "atm", "recurring")
 
 @dataclass(frozen=True)
 class Payment:
-    """One payment, when it arrives, and how it is sent."""
+    """One payment, and how it is sent."""
 
     request: ScoreRequest
-    arrival_ms: int
     retried: bool
     at_once: bool
 
@@ -50,8 +49,7 @@ def stream(count: int, *, seed: int, cards: int = 3_000, merchants: int = 200) -
         names.append(name)
         luck = rng.random()
         yield Payment(
-            _request(rng, clock_ms - late_ms, names, card=_popular(rng, cards), merchant=_popular(rng, merchants)),
-            clock_ms,
+            _request(rng, clock_ms, late_ms, names, card=_popular(rng, cards), merchant=_popular(rng, merchants)),
             retried=luck < RETRIED_SHARE,
             at_once=RETRIED_SHARE <= luck < RETRIED_SHARE + AT_ONCE_SHARE,
         )
@@ -64,10 +62,12 @@ def _popular(rng: np.random.Generator, size: int) -> int:
     return int(size * rng.random() ** 3)
 
 
-def _request(rng: np.random.Generator, time_ms: int, names: list[str], *, card: int, merchant: int) -> ScoreRequest:
+def _request(
+    rng: np.random.Generator, arrival_ms: int, late_ms: int, names: list[str], *, card: int, merchant: int
+) -> ScoreRequest:
     fields: dict[str, object] = {
         "transaction_id": names[-1],
-        "timestamp": write_instant(time_ms),
+        "timestamp": write_instant(arrival_ms - late_ms),
         "card_id": f"card-{card}",
         "merchant_id": f"merchant-{merchant}",
         "amount": int(rng.lognormal(8, 1.2)),
@@ -85,8 +85,7 @@ def _request(rng: np.random.Generator, time_ms: int, names: list[str], *, card: 
     if rng.random() < 0.05 and len(names) > 1:
         fields |= {"follows": names[-2], "follow_kind": str(rng.choice(["retry", "after_challenge", "incremental"]))}
     body = orjson.dumps(fields)
-    transaction = read_transaction(body, arrival_ms=time_ms + DAY_MS, allow_card_numbers=False)
-    return ScoreRequest(transaction, body, transaction.digest())
+    return ScoreRequest.read(body, arrival_ms=arrival_ms, allow_card_numbers=False)
 
 
 def _outcome(rng: np.random.Generator, name: str, clock_ms: int) -> Outcome:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from service.app import epoch_ms
 from service.errors import IdempotencyConflict
+from service.logs import configure_logging
 from service.stores.fallback import FallbackStore
 from service.stores.redis import StoreLimits, open_redis_store
 from tests.scoring import request, scoring
@@ -35,7 +36,7 @@ async def send(url: str, bundle: Path, state: Path, name: str, count: int) -> No
                 terminal_id=f"terminal-{number % 2}",
             )
             for _ in range(2 if number % 10 == 0 else 1):
-                [answer] = await one.scorer.score([payment], arrival_ms=payment.transaction.event_time_ms)
+                [answer] = await one.scorer.score([payment])
                 assert not isinstance(answer, IdempotencyConflict)
             sys.stdout.write(f"{name}-{number}\n")
             sys.stdout.flush()
@@ -49,4 +50,5 @@ async def send(url: str, bundle: Path, state: Path, name: str, count: int) -> No
 
 
 if __name__ == "__main__":
+    configure_logging("error", sys.stderr)  # what happens to the store is the point; standard output is for answers
     asyncio.run(send(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4], int(sys.argv[5])))

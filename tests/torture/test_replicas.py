@@ -37,7 +37,7 @@ async def work(replicas: list[Scoring], steps: Iterator[Payment | Told]) -> int:
             await one.reporter.report([step.outcome], arrival_ms=step.arrival_ms)
             continue
         decided += 1
-        tries = [replica.scorer.score([step.request], arrival_ms=step.arrival_ms) for replica in (one, other)]
+        tries = [replica.scorer.score([step.request]) for replica in (one, other)]
         if step.at_once:
             answers = [answer for [answer] in await asyncio.gather(*tries)]
         else:

@@ -16,7 +16,7 @@ from service.features.spec import DAY_MS
 from service.scorer import Answer, ScoreRequest
 from service.stores.fallback import FallbackStore
 from service.stores.redis import StoreLimits, open_redis_store
-from service.transaction import Outcome, read_outcome, read_transaction, write_instant
+from service.transaction import Outcome, read_outcome, write_instant
 from tests.scoring import Scoring, scoring
 from training.examples import arrivals, declare_reports
 from training.requests import Bodies
@@ -85,8 +85,7 @@ def told(outcome_type: str, time_ms: int) -> dict[str, object]:
 def request_of(body: dict[str, object], time_ms: int) -> Arrival:
     """A transaction as the scorer takes it."""
     written = orjson.dumps(body)
-    transaction = read_transaction(written, arrival_ms=time_ms, allow_card_numbers=False)
-    return Arrival(time_ms, written, ScoreRequest(transaction, written, transaction.digest()))
+    return Arrival(time_ms, written, ScoreRequest.read(written, arrival_ms=time_ms, allow_card_numbers=False))
 
 
 def outcome_of(body: dict[str, object], time_ms: int) -> Arrival:
@@ -126,7 +125,7 @@ async def _tell(process: Scoring, group: Sequence[Arrival]) -> dict[str, bytes]:
     if outcomes:
         reported = await process.reporter.report(outcomes, arrival_ms=arrival_ms)
         assert not [result for result in reported if isinstance(result, Exception)], reported
-    answers = await process.scorer.score(requests, arrival_ms=arrival_ms) if requests else []
+    answers = await process.scorer.score(requests) if requests else []
     return {
         request.transaction.transaction_id: answer.body
         for request, answer in zip(requests, answers, strict=True)
