@@ -18,7 +18,7 @@ class _Waiting(NamedTuple, Generic[Item, Result]):
 
 
 class Batcher(Generic[Item, Result]):
-    """Hands over what comes in one turn of the event loop as one batch. There is no timer: a lone item does not wait."""
+    """Hands over what comes in one turn of the event loop as one batch. It has no timer: one alone leaves at once."""
 
     def __init__(self, handle: Callable[[Sequence[Item]], Awaitable[Sequence[Result]]]) -> None:
         """`handle` gives a result for each item, in order; what it raises everybody in the batch is told."""

@@ -2,11 +2,11 @@
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Mapping
 
 from service.features.online import Compaction, compact
 from service.features.plan import Plan
-from service.stores.base import Remote
+from service.stores.base import Remote, Replacement
 
 MAX_REPLACED = 4_096  # logs whose latest replacement is remembered, busy ones among them
 MAX_STALE = 64  # elements of a log that was read a moment too early; the longest is due with 20
@@ -20,32 +20,45 @@ class Compactor:
         """`audits` says of which logs the replaced entries are kept."""
         self._store = store
         self._audits = audits
-        self._under_way: dict[bytes, asyncio.Task[None]] = {}
-        self._replaced: OrderedDict[bytes, tuple[int, int]] = OrderedDict()
+        self._busy: set[bytes] = set()  # keys
+        self._under_way: set[asyncio.Task[None]] = set()
+        self._replaced: OrderedDict[bytes, tuple[int, int]] = OrderedDict()  # by key: generation, first rev
 
-    def compact_later(self, plan: Plan, due: Iterator[tuple[bytes, bytes, int]]) -> None:
+    def compact_later(self, plan: Plan, due: Iterable[tuple[bytes, bytes, int]]) -> None:
         """Begin to compact logs, given as key, value and kind of entity.
 
         Where too many are under way the rest is left: whoever reads such a log next tries again.
         """
+        chosen = {}
         for key, value, k in due:
-            if key not in self._under_way and len(self._under_way) < MAX_AT_ONCE:
-                task = asyncio.get_running_loop().create_task(self._compact(plan, key, value, k))
-                self._under_way[key] = task
-                task.add_done_callback(lambda _, key=key: self._under_way.pop(key))  # type: ignore[misc] # a default binds the key
+            if key not in self._busy and len(self._busy) < MAX_AT_ONCE:
+                self._busy.add(key)
+                chosen[key] = value, k
+        if chosen:
+            task = asyncio.get_running_loop().create_task(self._compact(plan, chosen))
+            self._under_way.add(task)
+            task.add_done_callback(self._under_way.discard)
 
     async def close(self) -> None:
         """Let what is under way finish."""
-        await asyncio.gather(*self._under_way.values())
+        await asyncio.gather(*self._under_way)
 
-    async def _compact(self, plan: Plan, key: bytes, value: bytes, k: int) -> None:
-        compaction = compact(plan, value, k)
-        if compaction is None or self._is_stale(key, compaction):
-            return
-        if await self._store.replace(key, compaction, audited=self._audits(key)):
-            self._replaced[key] = (compaction.generation, compaction.first_rev)
-            if len(self._replaced) > MAX_REPLACED:
+    async def _compact(self, plan: Plan, chosen: Mapping[bytes, tuple[bytes, int]]) -> None:
+        try:
+            compactions = {key: compact(plan, value, k) for key, (value, k) in chosen.items()}
+            replacements = [
+                Replacement(key, compaction, self._audits(key))
+                for key, compaction in compactions.items()
+                if compaction is not None and not self._is_stale(key, compaction)
+            ]
+            replaced = await self._store.replace(replacements)
+            for (key, compaction, _), done in zip(replacements, replaced, strict=True):
+                if done:
+                    self._replaced[key] = (compaction.generation, compaction.first_rev)
+            while len(self._replaced) > MAX_REPLACED:
                 self._replaced.popitem(last=False)
+        finally:
+            self._busy.difference_update(chosen)
 
     def _is_stale(self, key: bytes, compaction: Compaction) -> bool:
         """Whether the log was read before we replaced what is to be replaced again: it would be archived twice.

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.features.kernel import COMPACTABLE
-from service.features.online import Histories, encode, fold
+from service.features.online import Histories, encode_all, fold
 from service.features.plan import Plan
 from service.features.spec import KEY_FIELDS
 from service.stores.base import Append
@@ -35,11 +35,10 @@ class Layout:
 
     def appends(self, rows: NDArray[np.int64], keys: Sequence[bytes | None]) -> list[Append]:
         """The entries that events (int64, one row each) add to the logs under these keys."""
-        return [
-            Append(key, encode(self.plan, rows[index // self.kinds], index % self.kinds))
-            for index, key in enumerate(keys)
-            if key is not None
-        ]
+        wanted = np.array([key is not None for key in keys], np.bool_).reshape(len(rows), self.kinds)
+        entries = encode_all(self.plan, rows, wanted)
+        named = [key for key in keys if key is not None]
+        return [Append(key, entry) for key, entry in zip(named, entries, strict=True)]
 
 
 @dataclass(frozen=True, slots=True)

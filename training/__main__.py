@@ -34,7 +34,7 @@ from training.examples import Examples, declare_reports, replay_offline
 from training.fit import fit as fit_bundle
 from training.protocol import PUBLISHED, run_protocol
 from training.replay import replay as replay_to_service
-from training.requests import request_lines
+from training.requests import collected_lines, request_lines
 from training.simulate import SimulationConfig, write_simulation
 from training.source import open_source
 
@@ -242,9 +242,14 @@ def requests(
     label_delay: LabelDelay = 7,
 ) -> None:
     """Write a data set as the requests that a client would have sent, for `python -m service backfill`."""
-    frame = _load(data, data_format, label_delay)
-    with out.open("wb") as file, _bar("writing", len(frame) + int(frame["is_fraud"].sum())) as advance:
-        for line in request_lines(frame):
+    if data_format is Format.COLLECTED:
+        collected = read_collected(data)
+        count, lines = len(collected.decisions), collected_lines(collected.decisions, collected.outcomes)
+    else:
+        frame = _load(data, data_format, label_delay)
+        count, lines = len(frame), request_lines(frame)
+    with out.open("wb") as file, _bar("writing", count) as advance:
+        for line in lines:
             file.write(line + b"\n")
             advance(1)
 

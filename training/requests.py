@@ -19,12 +19,14 @@ OUTCOME_FIELDS = ("transaction_id", "timestamp", "card_id", "merchant_id", "term
 
 Body = dict[str, object]
 
+_RFC3339 = "%Y-%m-%dT%H:%M:%S%.3fZ"
+
 
 class Bodies:
     """Rows of a canonical table as request bodies: absent values are left out, times are RFC 3339."""
 
     def __init__(self, frame: pl.DataFrame) -> None:
-        times = frame["timestamp"].dt.strftime("%Y-%m-%dT%H:%M:%S%.3fZ")
+        times = frame["timestamp"].dt.strftime(_RFC3339)
         self._names = [name for name in REQUEST_FIELDS if name in frame.columns]
         self._table = frame.select(self._names).with_columns(timestamp=times)
 
@@ -38,6 +40,23 @@ class Bodies:
         keys = {name: value for name, value in self.transaction(row).items() if name in OUTCOME_FIELDS}
         instant = write_instant(reported_ms)
         return keys | {"type": "confirmed_fraud", "occurred_at": instant, "reported_at": instant}
+
+
+def collected_lines(decisions: pl.DataFrame, outcomes: pl.DataFrame) -> Iterator[bytes]:
+    """What was served, as it was sent: each request, and each outcome of one of these.
+
+    Args:
+        decisions: as they were collected (`training.collection.DECISION_SCHEMA`).
+        outcomes: the same (`OUTCOME_SCHEMA`).
+    """
+    sent = decisions.select("transaction_id", "request", at="scored_at", told=pl.lit(False))
+    told = outcomes.join(decisions, on="transaction_id", how="semi").with_columns(
+        pl.col("occurred_at", "reported_at").dt.strftime(_RFC3339), at="arrived_at", told=pl.lit(True)
+    )
+    for row in pl.concat([sent, told], how="diagonal").sort("at", "told", maintain_order=True).iter_rows(named=True):
+        names = ("transaction_id", "type", "fraud", "occurred_at", "reported_at")
+        outcome = {name: row[name] for name in names if row[name] is not None}
+        yield orjson.dumps(outcome) if row["told"] else row["request"].encode()
 
 
 def request_lines(frame: pl.DataFrame) -> Iterator[bytes]:

@@ -125,6 +125,22 @@ def encode(plan: Plan, row: NDArray[np.int64], k: int) -> bytes:
     return out[:length].tobytes()
 
 
+def encode_all(plan: Plan, rows: NDArray[np.int64], wanted: NDArray[np.bool_]) -> list[bytes]:
+    """The bytes that events add to the logs of their entities, event by event.
+
+    Args:
+        plan: the compiled spec.
+        rows: int64 (n, columns).
+        wanted: bool (n, entities), whose logs there are; of the others there is nothing in the result.
+    """
+    out = np.empty(wanted.size * MAX_ENTRY, np.uint8)
+    ends = np.empty(wanted.size, np.int64)
+    count = encode_entries(rows, wanted, plan.tables.entities, plan.tables.layout, out, ends)
+    bounds = [0, *ends[:count].tolist()]
+    packed = out[: bounds[-1]].tobytes()
+    return [packed[first:last] for first, last in zip(bounds[:-1], bounds[1:], strict=True)]
+
+
 def fold(
     plan: Plan, rows: NDArray[np.int64], values: Sequence[bytes | None], *, births_ms: Sequence[int] | NDArray[np.int64]
 ) -> Histories:
@@ -538,3 +554,29 @@ def _probe(index: Ints, identity: Int) -> Int:
     while index[slot, 0] != 0 and index[slot, 0] != identity:
         slot = (slot + 1) & mask
     return slot
+
+
+@entry_point
+def encode_entries(rows: Ints, wanted: Flags, entities: Ints, layout: Ints, out: Bytes, ends: Ints) -> Int:
+    """Pack events for the logs that are wanted into `out`, one after the other.
+
+    Args:
+        rows: int64 (n, columns).
+        wanted: bool (n, entities).
+        entities, layout: the plan's tables.
+        out: uint8, `MAX_ENTRY` bytes for each cell of `wanted`; written.
+        ends: int64, written: where each entry ends in `out`.
+
+    Returns:
+        How many entries there are.
+    """
+    count, offset = 0, int64(0)
+    for i in range(rows.shape[0]):
+        kind = rows[i, 0]
+        for k in range(entities.shape[0]):
+            if wanted[i, k]:
+                first, last = entities[k, FIRST_LAYOUT + kind - 1], entities[k, FIRST_LAYOUT + kind]
+                offset = write_entry(rows[i], layout, first, last, out, offset)
+                ends[count] = offset
+                count += 1
+    return count

@@ -134,6 +134,20 @@ class Chunk(NamedTuple):
     entries: bytes
 
 
+class Replacement(NamedTuple):
+    """A base for the beginning of a log.
+
+    Attributes:
+        key: of the log.
+        compaction: the base, and what it stands for.
+        audited: whether its entries are also kept beside the log, for `Remote.find_past`.
+    """
+
+    key: bytes
+    compaction: Compaction
+    audited: bool
+
+
 class Past(NamedTuple):
     """Everything that is still known of an audited log.
 
@@ -176,15 +190,10 @@ class Remote(Protocol):
         """
         ...
 
-    async def replace(self, key: bytes, compaction: Compaction, *, audited: bool) -> bool:
-        """Archive the entries that a base stands for, then put it in their place.
+    async def replace(self, replacements: Sequence[Replacement]) -> list[bool]:
+        """Archive the entries that bases stand for, then put the bases in their places.
 
-        Args:
-            key: of the log.
-            compaction: the base, and what it stands for.
-            audited: also keep the entries beside the log, for `find_past`.
-
-        Returns False where the log no longer begins with them, or the store did not answer: nothing is lost then.
+        Returns False where a log no longer begins with them, or the store did not answer: nothing is lost then.
         """
         ...
 

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import islice
 
-from service.features.online import Compaction
 from service.stores.base import (
     APPENDED_LATER,
     NOWHERE,
@@ -16,6 +15,7 @@ from service.stores.base import (
     NewDecision,
     Past,
     Remote,
+    Replacement,
     Snapshot,
     StoreStatus,
     Visit,
@@ -64,9 +64,9 @@ class FallbackStore:
         """See `Remote`; not deferred, since the caller learns what was not acknowledged."""
         return await self._remote.append(appends)
 
-    async def replace(self, key: bytes, compaction: Compaction, *, audited: bool) -> bool:
+    async def replace(self, replacements: Sequence[Replacement]) -> list[bool]:
         """See `Remote`."""
-        return await self._remote.replace(key, compaction, audited=audited)
+        return await self._remote.replace(replacements)
 
     async def find_past(self, key: bytes) -> Past | None:
         """See `Remote`."""

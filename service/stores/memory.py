@@ -14,6 +14,7 @@ from service.stores.base import (
     DecisionRecord,
     NewDecision,
     Past,
+    Replacement,
     Snapshot,
     StoreStatus,
     Visit,
@@ -61,17 +62,9 @@ class MemoryStore:
                 self._append(append)
         return [True] * len(appends)
 
-    async def replace(self, key: bytes, compaction: Compaction, *, audited: bool) -> bool:
+    async def replace(self, replacements: Sequence[Replacement]) -> list[bool]:
         """See `Remote`."""
-        value = self._logs.peek(key) or b""
-        if not value.startswith(compaction.prefix):
-            return False
-        self._logs.put(key, compaction.base + value.removeprefix(compaction.prefix))
-        if audited:
-            seed, chunks = self._pasts.peek(key) or (split_base(compaction.prefix)[0], [])
-            chunk = Chunk(compaction.generation, compaction.first_rev, compaction.entries)
-            self._pasts.put(key, (seed, [*chunks, chunk]) if len(chunks) < MAX_CHUNKS else (compaction.base, []))
-        return True
+        return [self._replace(*replacement) for replacement in replacements]
 
     async def find_past(self, key: bytes) -> Past | None:
         """See `Remote`."""
@@ -125,6 +118,17 @@ class MemoryStore:
         value = (self._logs.peek(append.key) or b"") + append.entry
         self._logs.put(append.key, value)
         return value
+
+    def _replace(self, key: bytes, compaction: Compaction, audited: bool) -> bool:  # noqa: FBT001 - as `Replacement` has it
+        value = self._logs.peek(key) or b""
+        if not value.startswith(compaction.prefix):
+            return False
+        self._logs.put(key, compaction.base + value.removeprefix(compaction.prefix))
+        if audited:
+            seed, chunks = self._pasts.peek(key) or (split_base(compaction.prefix)[0], [])
+            chunk = Chunk(compaction.generation, compaction.first_rev, compaction.entries)
+            self._pasts.put(key, (seed, [*chunks, chunk]) if len(chunks) < MAX_CHUNKS else (compaction.base, []))
+        return True
 
     def _put_decision(self, decision: NewDecision) -> DecisionRecord:
         held = self._decisions.peek(decision.transaction_id)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import structlog
 
 from service.errors import StoreUnavailable
-from service.features.online import Compaction, split_base
+from service.features.online import split_base
 from service.stores.base import (
     MAX_CHUNKS,
     NO_ANSWER,
@@ -18,6 +18,7 @@ from service.stores.base import (
     DecisionRecord,
     NewDecision,
     Past,
+    Replacement,
     Snapshot,
     StoreStatus,
     Visit,
@@ -163,19 +164,18 @@ class RedisStore:
             there[place] = done
         return there
 
-    async def replace(self, key: bytes, compaction: Compaction, *, audited: bool) -> bool:
+    async def replace(self, replacements: Sequence[Replacement]) -> list[bool]:
         """See `Remote`. Entries may be archived twice, never not at all; whoever reads the archive drops the double."""
-        generation, first_rev, entries = compaction.generation, compaction.first_rev, compaction.entries
-        if entries and not await self._archive(key, "g", generation, "r", first_rev, "e", entries):
-            return False
-        keys = [key]
-        arguments: list[bytes | int] = [compaction.elements, compaction.first, compaction.last, compaction.base]
-        arguments.append(self._limits.log_ttl_s)
-        if audited:
-            keys.append(audit_key(key))
-            chunk = _CHUNK_HEAD.pack(generation, first_rev) + entries
-            arguments += [split_base(compaction.prefix)[0], chunk, MAX_CHUNKS]
-        return await self._router.ask(key, self._scripts.compact.call(keys, arguments)) == 1
+        emptied = [replacement for replacement in replacements if replacement.compaction.entries]
+        archived = await self._router.ask_all(
+            [archive_stream(self._partition(replacement.key)) for replacement in emptied],
+            [self._archiving(replacement) for replacement in emptied],
+        )
+        lost = {it.key for it, position in zip(emptied, archived, strict=True) if not isinstance(position, bytes)}
+        ready = [replacement for replacement in replacements if replacement.key not in lost]
+        done = await self._router.ask_all([it.key for it in ready], [self._swapping(it) for it in ready])
+        replaced = {it.key for it, reply in zip(ready, done, strict=True) if reply == 1}
+        return [replacement.key in replaced for replacement in replacements]
 
     async def find_past(self, key: bytes) -> Past | None:
         """See `Remote`."""
@@ -256,8 +256,8 @@ class RedisStore:
 
     async def seed(self, key: bytes, base: bytes, *, generation: int, rev: int, beginning: bytes) -> bool:
         """See `Archive`. Those who collect may be told of a base that is refused; nothing continues such a one."""
-        if not await self._archive(key, "g", generation, "r", rev, "b", base):
-            raise StoreUnavailable("the archive took no base")
+        stream = archive_stream(self._partition(key))
+        await self._router.demand(stream, self._to_archive(key, "g", generation, "r", rev, "b", base))
         replaces = b"yes" if split_base(beginning)[0] else b"no"
         swap = self._scripts.seed.call([key, audit_key(key)], [beginning, replaces, base, self._limits.log_ttl_s])
         return await self._router.demand(key, swap) == 1
@@ -326,11 +326,26 @@ class RedisStore:
         if keys:
             self._router.send(keys, [command("EXPIRE", key, self._limits.log_ttl_s) for key in keys], 1)
 
-    async def _archive(self, key: bytes, *fields: bytes | str | int) -> bool:
-        stream = archive_stream(self._partition(key))
+    def _archiving(self, replacement: Replacement) -> bytes:
+        key, compaction, _ = replacement
+        fields = ("g", compaction.generation, "r", compaction.first_rev, "e", compaction.entries)
+        return self._to_archive(key, *fields)
+
+    def _to_archive(self, key: bytes, *fields: bytes | str | int) -> bytes:
         most = self._limits.max_stream_archive // self._nodes.partitions
-        archived = await self._router.ask(stream, command("XADD", stream, "MAXLEN", "~", most, "*", "k", key, *fields))
-        return isinstance(archived, bytes)
+        stream = archive_stream(self._partition(key))
+        return command("XADD", stream, "MAXLEN", "~", most, "*", "k", key, *fields)
+
+    def _swapping(self, replacement: Replacement) -> bytes:
+        key, compaction, audited = replacement
+        keys = [key]
+        arguments: list[bytes | int] = [compaction.elements, compaction.first, compaction.last, compaction.base]
+        arguments.append(self._limits.log_ttl_s)
+        if audited:
+            keys.append(audit_key(key))
+            chunk = _CHUNK_HEAD.pack(compaction.generation, compaction.first_rev) + compaction.entries
+            arguments += [split_base(compaction.prefix)[0], chunk, MAX_CHUNKS]
+        return self._scripts.compact.call(keys, arguments)
 
     def _decide(self, partition: int, decisions: Sequence[NewDecision]) -> bytes:
         """The command that remembers decisions of one partition."""

@@ -4,7 +4,7 @@ import numpy as np
 
 from service.features.online import Compaction
 from service.features.spec import KEY_FIELDS
-from service.stores.base import DecisionRecord, NewDecision, Snapshot
+from service.stores.base import DecisionRecord, NewDecision, Remote, Replacement, Snapshot
 
 
 def decision(transaction_id: str, response: bytes = b"{}") -> NewDecision:
@@ -24,3 +24,9 @@ def compaction(base: bytes, *elements: bytes, first_rev: int = 0) -> Compaction:
     """A base for the elements that a log begins with, all of them accepted entries of the log's first life."""
     entries = b"".join(elements)
     return Compaction(base, entries, len(elements), elements[0], elements[-1], 7, first_rev, entries)
+
+
+async def replace_one(store: Remote, key: bytes, done: Compaction, *, audited: bool) -> bool:
+    """Put one base in its place."""
+    [replaced] = await store.replace([Replacement(key, done, audited)])
+    return replaced

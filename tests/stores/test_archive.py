@@ -12,7 +12,7 @@ from service.stores.base import Append, Chunk, Past
 from service.stores.keys import archive_stream
 from service.stores.redis import RedisStore, open_redis_store
 from tests.stores.conftest import PATIENT
-from tests.stores.examples import compaction
+from tests.stores.examples import compaction, replace_one
 from tests.stores.proxy import proxy
 from tests.stores.servers import Cluster, Server
 
@@ -64,7 +64,7 @@ def test_everything_archived_about_a_spec_is_found(url: str) -> None:
         async with opened(url) as store:
             for key in [b"spec-b:card:1", *keys]:
                 await store.append([Append(key, b"1"), Append(key, b"2")])
-                assert await store.replace(key, compaction(b"B", b"1", b"2", first_rev=4), audited=False)
+                assert await replace_one(store, key, compaction(b"B", b"1", b"2", first_rev=4), audited=False)
             found = [chunk async for chunk in store.archived(b"spec-a:")]
         assert sorted(found) == sorted((key, Chunk(7, 4, b"12")) for key in keys)
 
@@ -95,7 +95,7 @@ def test_what_was_kept_beside_a_log_goes_when_its_beginning_changes(url: str) ->
     async def act() -> Past | None:
         async with opened(url) as store:
             await store.append([Append(b"a", b"1"), Append(b"a", b"2")])
-            assert await store.replace(b"a", compaction(base(b"O"), b"1"), audited=True)
+            assert await replace_one(store, b"a", compaction(base(b"O"), b"1"), audited=True)
             assert await store.seed(b"a", base(b"N"), generation=7, rev=9, beginning=base(b"O"))
             return await store.find_past(b"a")
 

@@ -15,7 +15,7 @@ from service.stores.base import Append
 from service.stores.keys import SLOTS, decisions_stream, record_key, slot_of
 from service.stores.redis import RedisStore, StoreLimits, open_redis_store
 from tests.stores.conftest import PATIENT
-from tests.stores.examples import compaction
+from tests.stores.examples import compaction, replace_one
 from tests.stores.servers import PATIENCE_S, Cluster, redis_binary, running, running_cluster
 
 QUICK = StoreLimits(timeout_ms=200)  # for tests that wait for the timeout
@@ -121,7 +121,7 @@ def test_a_slot_that_moved_is_found(own_cluster: Cluster) -> None:
             own_cluster.end_to_move(slot_of(key), second)
             assert await visit(store, key, key) == [b"..", b"..."]
             assert await store.append([Append(key, b".")]) == [True]
-            assert await store.replace(key, replace(compaction(b"B", b"."), elements=4), audited=True)
+            assert await replace_one(store, key, replace(compaction(b"B", b"."), elements=4), audited=True)
             assert await visit(store, key) == [b"B."]
             redirections = first.information("errorstats", "errorstat_MOVED")
             assert await visit(store, key) == [b"B.."]

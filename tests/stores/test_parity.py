@@ -1,6 +1,7 @@
 """The parity meter computes live decisions again, and notices when what was served is not what training would see."""
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,9 +9,8 @@ import numpy as np
 import pytest
 
 from service.app import epoch_ms
-from service.features.online import Compaction
 from service.parity import Served, differing_cells
-from service.stores.base import Chunk, Past
+from service.stores.base import Chunk, Past, Replacement
 from service.stores.fallback import FallbackStore
 from service.stores.memory import MemoryStore
 from tests.scoring import Scoring, request, scoring
@@ -47,10 +47,11 @@ def test_a_hundred_decisions_over_compactions_come_out_as_they_were_served(
 class Forgetful(MemoryStore):
     """A store that loses every other base: a card's log goes on from an older one."""
 
-    async def replace(self, key: bytes, compaction: Compaction, *, audited: bool) -> bool:
+    async def replace(self, replacements: Sequence[Replacement]) -> list[bool]:
         """Say that it is done, and keep only what came after."""
-        done = await super().replace(key, compaction, audited=audited)
-        self._logs.put(key, (self._logs.peek(key) or b"").removeprefix(compaction.base))
+        done = await super().replace(replacements)
+        for key, compaction, _ in replacements:
+            self._logs.put(key, (self._logs.peek(key) or b"").removeprefix(compaction.base))
         return done
 
 

@@ -14,7 +14,7 @@ from service.stores.base import NO_ANSWER, Append, StoreStatus, Visit
 from service.stores.keys import archive_stream, decisions_stream, outcomes_stream, record_key
 from service.stores.redis import RedisStore, StoreLimits, open_redis_store
 from tests.stores.conftest import PATIENT
-from tests.stores.examples import compaction, decision
+from tests.stores.examples import compaction, decision, replace_one
 from tests.stores.proxy import proxy
 from tests.stores.servers import PATIENCE_S, Server, free_port, redis_binary, running
 
@@ -78,7 +78,7 @@ def test_a_new_log_expires_and_a_compacted_one_anew(server: Server) -> None:
             await visit(store, b"visited", b"2")  # by when the EXPIRE behind the first has been done
             assert [server.ask("TTL", key) for key in ("visited", "appended")] == [1000, 1000]
             server.ask("EXPIRE", "visited", 5)
-            await store.replace(b"visited", compaction(b"B", b"1"), audited=False)
+            await replace_one(store, b"visited", compaction(b"B", b"1"), audited=False)
             assert server.ask("TTL", "visited") == 1000
 
     asyncio.run(act())
@@ -90,8 +90,8 @@ def test_what_a_base_stands_for_is_in_the_archive(server: Server) -> None:
     async def act() -> None:
         async with opened(server.url) as store:
             await store.append([Append(b"a", entry) for entry in (b"1", b"2", b"3")])
-            assert await store.replace(b"a", compaction(b"B", b"1", b"2", first_rev=40), audited=False)
-            assert not await store.replace(b"a", compaction(b"C", b"1", b"2", first_rev=40), audited=False)
+            assert await replace_one(store, b"a", compaction(b"B", b"1", b"2", first_rev=40), audited=False)
+            assert not await replace_one(store, b"a", compaction(b"C", b"1", b"2", first_rev=40), audited=False)
         archived = {b"k": b"a", b"g": b"7", b"r": b"40", b"e": b"12"}
         assert entries(server, archive_stream(0)) == [archived, archived]
 
@@ -105,7 +105,7 @@ def test_nothing_is_replaced_that_could_not_be_archived(server: Server) -> None:
         async with opened(server.url) as store:
             await visit(store, b"a", b"1")
             server.ask("SET", archive_stream(0), "no stream")
-            assert not await store.replace(b"a", compaction(b"B", b"1"), audited=False)
+            assert not await replace_one(store, b"a", compaction(b"B", b"1"), audited=False)
             assert (await visit(store, b"a", b"2"))[0] == b"12"
 
     asyncio.run(act())
@@ -271,7 +271,7 @@ def test_a_full_server_takes_nothing_and_says_so(server: Server) -> None:
             assert found.records[1] is None
             assert await store.append([Append(b"a", b"2")]) == [False]
             assert await store.put_decisions([decision("two")]) == [None]
-            assert not await store.replace(b"a", compaction(b"B", b"1"), audited=False)
+            assert not await replace_one(store, b"a", compaction(b"B", b"1"), audited=False)
             with pytest.raises(StoreUnavailable, match="OOM"):
                 await store.exchange_outcomes("one", None, b"1", news=b"news")
             server.ask("CONFIG", "SET", "maxmemory", "0")
@@ -331,7 +331,7 @@ def test_without_an_answer_nothing_is_claimed(server: Server) -> None:
                 assert (await store.visit(["one"], [Append(b"a", b"1")], time_ms=5)).records == [NO_ANSWER]
                 assert await store.append([Append(b"a", b"1")]) == [False]
                 assert await store.put_decisions([decision("one")]) == [None]
-                assert not await store.replace(b"a", compaction(b"B", b"1"), audited=False)
+                assert not await replace_one(store, b"a", compaction(b"B", b"1"), audited=False)
                 for asked in (
                     store.find_record("one"),
                     store.find_snapshot("one", replace(decision("one").record, position="1-1")),
@@ -424,7 +424,7 @@ def test_a_user_with_few_rights_is_enough(server: Server) -> None:
         async with opened(server.url.replace("//", "//few:pass@")) as store:
             assert await visit(store, b"a", b"1") == (b"1", 1)
             assert (await store.put_decisions([decision("one")]))[0] is not None
-            assert await store.replace(b"a", compaction(b"B", b"1"), audited=False)
+            assert await replace_one(store, b"a", compaction(b"B", b"1"), audited=False)
             await store._watch.look()
 
     asyncio.run(act())

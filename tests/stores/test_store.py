@@ -12,7 +12,7 @@ from service.features.state import BASE_MARK
 from service.stores.base import MAX_CHUNKS, Append, Chunk, Past, Remote
 from service.stores.memory import MemoryStore
 from tests.stores.conftest import Opener
-from tests.stores.examples import compaction, decision
+from tests.stores.examples import compaction, decision, replace_one
 
 T = TypeVar("T")
 
@@ -101,7 +101,9 @@ def test_a_base_replaces_what_it_stands_for_and_keeps_what_came_after(open_store
 
     async def act(store: Remote) -> tuple[bool, list[bytes | None]]:
         await logs(store, (b"a", b"1"), (b"a", b"2"), (b"a", b"3"))
-        return await store.replace(b"a", compaction(b"B", b"1", b"2"), audited=False), await logs(store, (b"a", b"4"))
+        return await replace_one(store, b"a", compaction(b"B", b"1", b"2"), audited=False), await logs(
+            store, (b"a", b"4")
+        )
 
     assert using(open_store, act) == (True, [b"B34"])
 
@@ -111,7 +113,7 @@ def test_a_base_can_stand_for_all_there_is(open_store: Opener) -> None:
 
     async def act(store: Remote) -> tuple[bool, list[bytes | None]]:
         await logs(store, (b"a", b"1"))
-        return await store.replace(b"a", compaction(b"B", b"1"), audited=False), await logs(store, (b"a", b"2"))
+        return await replace_one(store, b"a", compaction(b"B", b"1"), audited=False), await logs(store, (b"a", b"2"))
 
     assert using(open_store, act) == (True, [b"B2"])
 
@@ -121,7 +123,7 @@ def test_of_two_bases_for_the_same_entries_one_is_taken(open_store: Opener) -> N
 
     async def act(store: Remote) -> tuple[list[bool], list[bytes | None]]:
         await logs(store, (b"a", b"1"), (b"a", b"2"))
-        swaps = (store.replace(b"a", compaction(base, b"1", b"2"), audited=False) for base in (b"B", b"C"))
+        swaps = (replace_one(store, b"a", compaction(base, b"1", b"2"), audited=False) for base in (b"B", b"C"))
         return sorted(await asyncio.gather(*swaps)), await logs(store, (b"a", b"3"))
 
     swapped, (log,) = using(open_store, act)
@@ -135,7 +137,9 @@ def test_a_base_for_another_beginning_is_refused(open_store: Opener, elements: t
 
     async def act(store: Remote) -> tuple[bool, list[bytes | None]]:
         await logs(store, (b"a", b"1"), (b"a", b"2"))
-        return await store.replace(b"a", compaction(b"B", *elements), audited=False), await logs(store, (b"a", b"4"))
+        return await replace_one(store, b"a", compaction(b"B", *elements), audited=False), await logs(
+            store, (b"a", b"4")
+        )
 
     assert using(open_store, act) == (False, [b"124"])
 
@@ -147,13 +151,13 @@ def test_the_past_of_an_audited_log_is_kept_beside_it(open_store: Opener) -> Non
     async def act(store: Remote) -> list[Past | None]:
         pasts = [await store.find_past(b"a")]
         await store.append([Append(b"a", entry) for entry in (b"1", b"2", b"3", b"4")])
-        await store.replace(b"a", compaction(seed, b"1"), audited=False)
+        await replace_one(store, b"a", compaction(seed, b"1"), audited=False)
         pasts.append(await store.find_past(b"a"))
         second = replace(compaction(b"T", b"2", first_rev=1), prefix=seed + b"2", elements=2, first=seed)
-        assert await store.replace(b"a", second, audited=True)
+        assert await replace_one(store, b"a", second, audited=True)
         third = replace(compaction(b"U", b"3", first_rev=2), prefix=b"T3", elements=2, first=b"T")
-        assert await store.replace(b"a", third, audited=True)
-        assert not await store.replace(b"a", third, audited=True)
+        assert await replace_one(store, b"a", third, audited=True)
+        assert not await replace_one(store, b"a", third, audited=True)
         return [*pasts, await store.find_past(b"a")]
 
     chunks = [Chunk(7, 1, b"2"), Chunk(7, 2, b"3")]
@@ -170,7 +174,7 @@ def test_the_past_of_an_audited_log_is_bounded(open_store: Opener) -> None:
         for number in range(1, MAX_CHUNKS + 2):
             await store.append([Append(b"a", b"e")])
             both = replace(compaction(bases[number], b"e"), prefix=bases[number - 1] + b"e", elements=2)
-            assert await store.replace(b"a", replace(both, first=bases[number - 1]), audited=True)
+            assert await replace_one(store, b"a", replace(both, first=bases[number - 1]), audited=True)
             pasts.append(await store.find_past(b"a"))
         return pasts[-2:]
 

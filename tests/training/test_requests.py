@@ -17,7 +17,7 @@ from service.transaction import read_transaction
 from tests.training.served import START, payments
 from training.__main__ import app
 from training.examples import KEYS, timeline
-from training.requests import request_lines
+from training.requests import collected_lines, request_lines
 
 NOW_MS = int(START.timestamp() * 1000) + 400 * 86_400_000
 ENTITIES = np.array([int(column) for column in KEYS.values()])
@@ -54,3 +54,26 @@ def test_the_command_writes_one_request_in_each_line(frame: pl.DataFrame, tmp_pa
     assert sum("type" in orjson.loads(line) for line in lines) == frame["is_fraud"].sum()
     first = read_transaction(lines[0], arrival_ms=NOW_MS, allow_card_numbers=False)
     assert tokens_of(first)[0] == frame["card_id"][0]
+
+
+def test_what_was_collected_becomes_what_was_sent(frame: pl.DataFrame) -> None:
+    """Each request as it was, in the order of arrival, and the outcomes of those that are there, as they were told."""
+    bodies = [line.decode() for line in request_lines(frame.filter(~pl.col("is_fraud")).head(3))]
+    decisions = pl.DataFrame(
+        {"transaction_id": ["a", "b", "c"], "request": bodies, "scored_at": [START] * 3},
+        schema_overrides={"scored_at": pl.Datetime("ms", "UTC")},
+    )
+    told = {
+        "type": ["dispute", "refund"],
+        "fraud": [True, None],
+        **dict.fromkeys(("occurred_at", "reported_at"), [START] * 2),
+    }
+    outcomes = pl.DataFrame({"transaction_id": ["a", "gone"], **told, "arrived_at": [START] * 2}).with_columns(
+        pl.col("occurred_at", "reported_at", "arrived_at").cast(pl.Datetime("ms", "UTC"))
+    )
+    lines = list(collected_lines(decisions, outcomes))
+    assert [line.decode() for line in lines[:3]] == bodies
+    instant = START.strftime("%Y-%m-%dT%H:%M:%S.000Z")
+    assert [orjson.loads(line) for line in lines[3:]] == [
+        {"transaction_id": "a", "type": "dispute", "fraud": True, "occurred_at": instant, "reported_at": instant}
+    ]
