@@ -1,5 +1,6 @@
 """The doctor: finds out before the start whether everything the service needs is there, and says what to do."""
 
+import asyncio
 import errno
 import os
 import socket
@@ -8,12 +9,13 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from service.app import bundle_directory, open_thresholds
+from service.app import MEMORY, bundle_directory, open_store, open_thresholds
 from service.bundle import Bundle
 from service.errors import TouchstoneError
 from service.features.compiled import cache_directory
 from service.model import OnnxModel, available_providers
 from service.settings import Settings
+from service.stores.base import StoreStatus
 
 RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
 
@@ -54,7 +56,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def _bundle(settings: Settings) -> Iterator[Finding]:
-    """Bundle, model and thresholds; the first that fails is the last that is looked at."""
+    """Bundle, model, thresholds and store; the first that fails is the last that is looked at."""
     subject = "bundle"
     try:
         bundle = Bundle.load(bundle_directory(settings.model_dir))
@@ -66,8 +68,27 @@ def _bundle(settings: Settings) -> Iterator[Finding]:
         subject = "thresholds"
         current = open_thresholds(settings, bundle).current
         yield Finding(subject, ok=True, detail=f"version {current.number}, from {current.source}")
+        subject = "store"
+        yield _store(settings, asyncio.run(_status(settings, bundle)))
     except TouchstoneError as error:
         yield Finding(subject, ok=False, detail=str(error))
+
+
+def _store(settings: Settings, status: StoreStatus) -> Finding:
+    if settings.store_url == MEMORY:
+        return Finding("store", ok=True, detail="this process; gone when it ends")
+    found = f"{status.links_up} of {status.links} servers answer"
+    if 0 < status.links == status.links_up:
+        return Finding("store", ok=True, detail=found)
+    return Finding("store", ok=False, detail=f"{found}; start them, or mend TOUCHSTONE_STORE_URL")
+
+
+async def _status(settings: Settings, bundle: Bundle) -> StoreStatus:
+    store = await open_store(settings, bundle)
+    try:
+        return store.status()
+    finally:
+        await store.close()
 
 
 def _runtime(installed: set[str]) -> Finding:

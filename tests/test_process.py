@@ -171,9 +171,9 @@ def test_the_doctor_finds_everything_in_order(small_bundle: Path, tmp_path: Path
     ended = run("check", f"--model-dir={small_bundle}", f"--state-dir={tmp_path}", f"--port={free_port}")
     assert ended.returncode == 0, ended.stdout
     lines = ended.stdout.splitlines()
-    assert [line.split("  ", 1)[0].strip() for line in lines] == ["ok"] * 7
+    assert [line.split("  ", 1)[0].strip() for line in lines] == ["ok"] * 8
     subjects = [line[8:].split(":")[0] for line in lines]
-    assert subjects == ["runtime", "bundle", "model", "thresholds", "kernel cache", "state directory", "port"]
+    assert subjects == ["runtime", "bundle", "model", "thresholds", "store", "kernel cache", "state directory", "port"]
 
 
 def test_the_doctor_says_what_is_wrong_and_what_to_do(small_bundle: Path, tmp_path: Path) -> None:
@@ -196,6 +196,14 @@ def test_the_doctor_says_what_is_wrong_and_what_to_do(small_bundle: Path, tmp_pa
     assert "model.onnx" in failed[0]
     assert "TOUCHSTONE_STATE_DIR" in failed[1]
     assert "TOUCHSTONE_PORT" in failed[2]
+
+
+def test_the_doctor_finds_a_store_that_is_away(small_bundle: Path, tmp_path: Path, free_port: int) -> None:
+    """The service would start without it, so the doctor is who tells."""
+    where = [f"--model-dir={small_bundle}", f"--state-dir={tmp_path}", f"--port={free_port}"]
+    ended = run("check", *where, "--store-url=redis://127.0.0.1:1")
+    assert ended.returncode == 1
+    assert "FAILED  store: 0 of 1 servers answer; start them, or mend TOUCHSTONE_STORE_URL" in ended.stdout
 
 
 @pytest.mark.parametrize(
