@@ -1,4 +1,4 @@
-"""The command `python -m service`: serve, check, or write the page about settings."""
+"""The command `python -m service`: serve, and what an operator does before that."""
 
 import argparse
 import asyncio
@@ -134,7 +134,7 @@ async def fill(settings: Settings, path: Path | None) -> str:
         raise DataInvalid(f"{path}: {error.strerror}") from error
     store = await open_shared_store(settings, bundle)
     try:
-        done = await backfill(store, Layout(bundle.plan), history, progress=lambda _: None)
+        done = await backfill(store, Layout(bundle.plan), history)
     finally:
         await store.close()
     return (

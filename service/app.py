@@ -6,7 +6,7 @@ import re
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 from fastapi import FastAPI
@@ -85,12 +85,11 @@ async def open_running(
     )
     waiting = Batcher(scorer.score)
     reporter = Reporter(store, layouts)
-    try:
+    async with AsyncExitStack() as closing:  # in the reverse order, each whatever became of the others
+        closing.push_async_callback(store.close)
+        closing.push_async_callback(scorer.close)
+        closing.push_async_callback(waiting.close)
         yield Running(settings, telemetry, bundle, model, thresholds, scorer, waiting, reporter, now_ms)
-    finally:
-        await waiting.close()
-        await scorer.close()
-        await store.close()
 
 
 def create_app(telemetry: Telemetry) -> FastAPI:
@@ -180,6 +179,7 @@ async def open_shared_store(settings: Settings, bundle: Bundle) -> RedisStore:
         log_ttl_s=bundle.spec.horizon_ms // 1000 + RENEWAL_SECONDS,
         max_stream_decisions=settings.max_stream_decisions,
         max_stream_archive=settings.max_stream_archive,
+        max_stream_outcomes=settings.max_stream_decisions,
     )
     return await open_redis_store(settings.store_url, limits)
 

@@ -1,7 +1,7 @@
 """Backfill: brings past transactions into a shared store, so that a service need not begin without any history."""
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -100,9 +100,7 @@ def read_history(lines: Iterable[bytes], currencies: CurrencyTable, *, now_ms: i
     return History(np.array(rows, np.int64).reshape(len(rows), len(Column)), tokens, dossiers)
 
 
-async def backfill(
-    store: SharedStore, layout: Layout, history: History, *, progress: Callable[[int], None]
-) -> Backfilled:
+async def backfill(store: SharedStore, layout: Layout, history: History) -> Backfilled:
     """Let every log begin with its past. Safe while the service runs, and to be run again after an interruption.
 
     What a log already holds of the past, because the service was told of it live, is not counted twice. A log that was
@@ -112,30 +110,41 @@ async def backfill(
         store: where to.
         layout: of which spec.
         history: the past.
-        progress: called with the number of further logs looked at.
 
     Raises:
         StoreUnavailable: the store did not answer; run it again.
     """
-    counts = dict.fromkeys(_RESULTS, 0)
-    if len(history.events):
-        await store.set_birth(int(history.events[0, Column.TIME]))
-    chunks = await _chunks(store, layout)
+    counts: Counter[str] = Counter()
     for k in range(layout.kinds):
         past = _pasts(layout, k, history)
-        keys = list(past)
-        for first in range(0, len(keys), LOGS_AT_ONCE):
-            part = keys[first : first + LOGS_AT_ONCE]
-            for key, log in zip(part, await store.read_logs(part), strict=True):
-                beginning = _Beginning(layout.plan, k, key, history.events[past[key]], chunks[key])
-                counts[await beginning.put_before(store, log)] += 1
-            progress(len(part))
+        results = await _seed_all(store, layout, k, past, history.events)
+        unjoined = {key: past[key] for key, result in results.items() if result == UNJOINED}
+        if unjoined:  # some may have been compacted since their archive was read
+            results |= await _seed_all(store, layout, k, unjoined, history.events)
+        counts.update(results.values())
+    if len(history.events):  # last: until every log has its past, one without is unknown, not new
+        await store.set_birth(int(history.events[0, Column.TIME]))
     for transaction_id, dossier in history.dossiers.items():
         await store.exchange_outcomes(transaction_id, None, dossier.to_json(), news=None)
     return Backfilled(len(history.events), counts[SEEDED], counts[COMPLETE], counts[UNJOINED], len(history.dossiers))
 
 
-_RESULTS = SEEDED, COMPLETE, UNJOINED = "seeded", "complete", "unjoined"
+SEEDED, COMPLETE, UNJOINED = "seeded", "complete", "unjoined"
+
+
+async def _seed_all(
+    store: SharedStore, layout: Layout, k: int, past: Mapping[bytes, list[int]], events: NDArray[np.int64]
+) -> dict[bytes, str]:
+    """Put the past before the logs of one kind of entity. Returns by key what became of it."""
+    chunks = await _chunks(store, layout)
+    results = {}
+    keys = list(past)
+    for first in range(0, len(keys), LOGS_AT_ONCE):
+        part = keys[first : first + LOGS_AT_ONCE]
+        for key, log in zip(part, await store.read_logs(part), strict=True):
+            beginning = _Beginning(layout.plan, k, key, events[past[key]], chunks[key])
+            results[key] = await beginning.put_before(store, log)
+    return results
 
 
 def _begin(outcome: Outcome, origins: Mapping[str, tuple[int, Tokens]]) -> Dossier:

@@ -4,6 +4,7 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 
+from service.background import run_behind
 from service.features.online import Compaction, compact
 from service.features.plan import Plan
 from service.stores.base import Remote, Replacement
@@ -35,13 +36,13 @@ class Compactor:
                 self._busy.add(key)
                 chosen[key] = value, k
         if chosen:
-            task = asyncio.get_running_loop().create_task(self._compact(plan, chosen))
+            task = run_behind(self._compact(plan, chosen))
             self._under_way.add(task)
             task.add_done_callback(self._under_way.discard)
 
     async def close(self) -> None:
         """Let what is under way finish."""
-        await asyncio.gather(*self._under_way)
+        await asyncio.gather(*self._under_way, return_exceptions=True)
 
     async def _compact(self, plan: Plan, chosen: Mapping[bytes, tuple[bytes, int]]) -> None:
         try:
@@ -55,6 +56,7 @@ class Compactor:
             for (key, compaction, _), done in zip(replacements, replaced, strict=True):
                 if done:
                     self._replaced[key] = (compaction.generation, compaction.first_rev)
+                    self._replaced.move_to_end(key)
             while len(self._replaced) > MAX_REPLACED:
                 self._replaced.popitem(last=False)
         finally:

@@ -35,6 +35,7 @@ class Change:
     kind: int
     delta: int
     reported_ms: int
+    number: int  # of changes of the label before this one
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,8 @@ class Dossier:
         event_time_ms: the transaction's effective event time.
         tokens: what names its entities, by KEY_FIELDS.
         label: 1 if it is taken for fraud now, else 0.
+        changes: how often that changed.
+        declined: whether the issuer declined it, which counts once.
         reports: everything told so far, in the order of arrival, at most the last `MAX_REPORTS`.
         pending: a change that is decided on, but not yet in every log.
     """
@@ -52,6 +55,8 @@ class Dossier:
     event_time_ms: int
     tokens: Tokens
     label: int = 0
+    changes: int = 0
+    declined: bool = False
     reports: tuple[Report, ...] = ()
     pending: Change | None = None
 
@@ -64,14 +69,13 @@ class Dossier:
         reports = (*self.reports, report)[-MAX_REPORTS:]
         reported_ms = min(outcome.reported_at_ms, arrival_ms + CLOCK_TOLERANCE_MS)
         if outcome.type is OutcomeType.ISSUER_DECLINED:
-            first = all(earlier.type != outcome.type for earlier in self.reports)
-            change = Change(int(Kind.ISSUER_DECLINE), 0, reported_ms) if first else None
-            return replace(self, reports=reports, pending=change)
+            change = None if self.declined else Change(int(Kind.ISSUER_DECLINE), 0, reported_ms, 0)
+            return replace(self, reports=reports, declined=True, pending=change)
         label = label_of(outcome)
         if label is None or label == self.label:
             return replace(self, reports=reports)
-        change = Change(int(Kind.FRAUD_LABEL), label - self.label, reported_ms)
-        return replace(self, reports=reports, label=label, pending=change)
+        change = Change(int(Kind.FRAUD_LABEL), label - self.label, reported_ms, self.changes)
+        return replace(self, reports=reports, label=label, changes=self.changes + 1, pending=change)
 
     def row(self, transaction_id: str) -> NDArray[np.int64]:
         """The event row of what is pending: int64 (columns,), without the entities' columns."""
@@ -83,6 +87,7 @@ class Dossier:
             origin_ms=self.event_time_ms,
             delta=self.pending.delta,
             keys={},
+            number=self.pending.number,
         )
         return np.array(row, np.int64)
 
@@ -110,6 +115,8 @@ class Dossier:
             event_time_ms=values["event_time_ms"],
             tokens=tuple(values["tokens"]),
             label=values["label"],
+            changes=values["changes"],
+            declined=values["declined"],
             reports=tuple(Report(**report) for report in values["reports"]),
             pending=None if values["pending"] is None else Change(**values["pending"]),
         )

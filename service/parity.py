@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from service.background import run_behind
 from service.features.entry import Column
 from service.features.kernel import ABSENT, DUPLICATE, UNAVAILABLE, UNKNOWN
 from service.features.offline import fold_logs
@@ -31,6 +32,7 @@ class Served:
         row: int64 (columns,), the transaction.
         features: float32, the entity's own.
         rev: where the transaction stands in the entity's log.
+        life: the generation of that log.
     """
 
     plan: Plan
@@ -38,6 +40,7 @@ class Served:
     row: NDArray[np.int64]
     features: NDArray[np.float32]
     rev: int
+    life: int
 
 
 class ParityMeter:
@@ -64,18 +67,18 @@ class ParityMeter:
             if key is None or not self.audits(key) or len(self._waiting) >= MAX_WAITING:
                 continue
             i, k = divmod(index, logs.layout.kinds)
-            if not histories.findings[i, k] & INCOMPARABLE:
+            value = logs.values[index]
+            if value and not histories.findings[i, k] & INCOMPARABLE:
                 plan = logs.layout.plan
-                served = Served(
-                    plan, k, rows[i].copy(), histories.numeric[i, plan.entity_features[k]], int(histories.revs[i, k])
-                )
-                task = asyncio.get_running_loop().create_task(self._check(key, served))
+                features, rev = histories.numeric[i, plan.entity_features[k]], int(histories.revs[i, k])
+                served = Served(plan, k, rows[i].copy(), features, rev, _life(plan, k, value))
+                task = run_behind(self._check(key, served))
                 self._waiting.add(task)
                 task.add_done_callback(self._waiting.discard)
 
     async def close(self) -> None:
         """Let the checks that are under way finish."""
-        await asyncio.gather(*self._waiting)
+        await asyncio.gather(*self._waiting, return_exceptions=True)
 
     async def _check(self, key: bytes, served: Served) -> None:
         past = await self._store.find_past(key)
@@ -96,6 +99,8 @@ def differing_cells(served: Served, past: Past) -> int | None:
     """
     plan, k, row = served.plan, served.k, served.row
     base, tail = split_base(past.log)
+    if _life(plan, k, past.log) != served.life:
+        return None  # it was given a past, or began anew, since then
     life, start = base_head(plan, k, base) if base else (None, 0)
     seed, entries = (past.seed, _entries(plan, k, past, life)) if past.chunks else (base, _NOTHING)
     if entries is None:
@@ -116,6 +121,12 @@ def differing_cells(served: Served, past: Past) -> int | None:
         return len(served.features)
     again, features = folded.numeric[places[0]], served.features
     return int(np.sum((again != features) & ~(np.isnan(again) & np.isnan(features))))
+
+
+def _life(plan: Plan, k: int, log: bytes) -> int:
+    """The generation of a log: what its base says, or the id of its first entry."""
+    base, tail = split_base(log)
+    return base_head(plan, k, base)[0] if base else int(read_entries(plan, k, tail)[0, Column.ID])
 
 
 _NOTHING = np.empty((0, len(Column)), np.int64)

@@ -12,6 +12,7 @@ from service.layout import Layout, tokens_of
 from service.stores.base import Remote
 from service.transaction import Outcome
 
+LOOK_BACK_MS = 60_000  # before a report arrived here, by which the store's clock may differ from ours
 MAX_ATTEMPTS = 8  # at replacing a dossier that somebody else changes at the same time
 
 
@@ -67,14 +68,14 @@ class Reporter:
             document = await self._store.find_outcomes(name)
             before = await self._begin(outcome, arrival_ms) if document is None else Dossier.from_json(document)
             if before.pending is not None:  # somebody was interrupted here
-                before = await self._settle(name, before)
+                before = await self._settle(name, before, interrupted=True)
                 document = before.to_json()
             after = before.take(outcome, arrival_ms=arrival_ms)
             if after is before:
                 return Reported(name, changed=False)
             if await self._store.exchange_outcomes(name, document, after.to_json(), news=after.news(name)):
                 if after.pending is not None:
-                    await self._settle(name, after)
+                    await self._settle(name, after, interrupted=False)
                 return Reported(name, changed=after.pending is not None)
         raise StoreUnavailable("the outcomes of this transaction are being changed by others; send it again")
 
@@ -89,11 +90,13 @@ class Reporter:
             )
         return Dossier(min(outcome.event_time_ms, arrival_ms + CLOCK_TOLERANCE_MS), tokens_of(outcome))
 
-    async def _settle(self, transaction_id: str, dossier: Dossier) -> Dossier:
-        """Append what is pending to every log, and note that it is done."""
+    async def _settle(self, transaction_id: str, dossier: Dossier, *, interrupted: bool) -> Dossier:
+        """Append what is pending to every log, and note that it is done; where somebody may have begun, look first."""
         rows = dossier.row(transaction_id)[np.newaxis]
         appends = [append for layout in self._layouts for append in layout.appends(rows, layout.keys([dossier.tokens]))]
-        if not all(await self._store.append(appends)):
+        since_ms = dossier.reports[-1].arrived_at_ms - LOOK_BACK_MS
+        done = self._store.append_missing(appends, since_ms=since_ms) if interrupted else self._store.append(appends)
+        if not all(await done):
             raise StoreUnavailable("the outcome is noted, but not in every history: send it again")
         settled = dossier.settled()
         await self._store.exchange_outcomes(transaction_id, dossier.to_json(), settled.to_json(), news=None)

@@ -20,7 +20,7 @@ from service.features.online import Histories, encode
 from service.layout import Layout, Logs, Tokens, tokens_of
 from service.model import OnnxModel
 from service.parity import ParityMeter
-from service.stores.base import APPENDED_LATER, NO_ANSWER, NOWHERE, Append, DecisionRecord, NewDecision, Snapshot, Store
+from service.stores.base import NO_ANSWER, NOWHERE, Append, DecisionRecord, NewDecision, Snapshot, Store
 from service.telemetry import Stage, Telemetry
 from service.threshold_store import ThresholdStore
 from service.thresholds import Ruling, Thresholds
@@ -174,9 +174,10 @@ class Scorer:
         fresh = [index for index, case in enumerate(batch) if case.record is None]
         if fresh:
             await self._decide([batch[index] for index in fresh], histories.at(fresh), watch)
-        await self._take_back(batch, rows, logs, histories)
         self._meter.observe(rows, logs, histories)
-        self._compact_later([(logs, histories), *((other, other.fold(rows)) for other in prepared)])
+        folded = [(logs, histories), *((other, other.fold(rows)) for other in prepared)]
+        await self._take_back(batch, rows, folded)
+        self._compact_later(folded)
         watch.stop()
         return [self._answer(request, cases[request.transaction.transaction_id]) for request in requests]
 
@@ -373,33 +374,35 @@ class Scorer:
     def _observe(self, cases: Sequence[_Case], verdicts: Sequence[_Verdict], histories: Histories) -> None:
         for case, verdict in zip(cases, verdicts, strict=True):
             if case.made:
-                self._telemetry.observe_decision(verdict.ruling.decision, verdict.probability, verdict.degraded)
+                unsure = ["idempotency"] if case.unsure and "idempotency" not in verdict.degraded else []
+                degraded = [*verdict.degraded, *unsure]
+                self._telemetry.observe_decision(verdict.ruling.decision, verdict.probability, degraded)
         for _ in range(int((histories.lateness_ms > LATE_MS).any(axis=1).sum())):
             self._telemetry.observe_late_event()
 
     async def _take_back(
-        self, cases: Sequence[_Case], rows: NDArray[np.int64], logs: Logs, histories: Histories
+        self, cases: Sequence[_Case], rows: NDArray[np.int64], folded: Iterable[tuple[Logs, Histories]]
     ) -> None:
         """Take back what was counted for a transaction that had been decided before, or that is refused.
 
-        Where the log remembers the id nothing was counted: the entry stands at the rev of the decision. Anywhere else
-        it is a second one: the ring had forgotten the first, or the request named other entities. Where the decision
-        has no rev its own entry may still be on its way, and this one be it.
+        A log that remembers the id counted nothing. One that does not has counted it: for another entity than was
+        decided on, or a second time because its ring had forgotten the first.
         """
         voids = []
-        for index, case in enumerate(cases):
-            if case.made or case.record is None or case.record.spec != logs.layout.spec:
-                continue
-            first = index * logs.layout.kinds
-            earlier = zip(logs.layout.keys([case.record.tokens]), case.record.revs, strict=True)
-            for k, (key, rev) in enumerate(earlier):
-                mine, my_rev = logs.keys[first + k], int(histories.revs[index, k])
-                again = histories.findings[index, k] & (RETRIED | DUPLICATE)
-                counted = rev == APPENDED_LATER and not again
-                elsewhere = mine != key or rev not in {my_rev, NOWHERE, APPENDED_LATER}
-                if mine is not None and my_rev >= 0 and (counted or elsewhere):
-                    void = np.array(void_row(rows[index].tolist(), rev=my_rev), np.int64)
-                    voids.append(Append(mine, encode(logs.layout.plan, void, k)))
+        for logs, histories in folded:
+            for index, case in enumerate(cases):
+                if case.made or case.record is None:
+                    continue
+                for k, decided_on in enumerate(logs.layout.keys([case.record.tokens])):
+                    mine, rev = logs.keys[index * logs.layout.kinds + k], int(histories.revs[index, k])
+                    counted = rev >= 0 and not histories.findings[index, k] & (RETRIED | DUPLICATE)
+                    if (
+                        mine is not None
+                        and counted
+                        and (mine != decided_on or _is_second(case.record, logs.layout, k, rev))
+                    ):
+                        void = np.array(void_row(rows[index].tolist(), rev=rev), np.int64)
+                        voids.append(Append(mine, encode(logs.layout.plan, void, k)))
         if voids:
             await self._store.visit([], voids, time_ms=int(rows[0, Column.TIME]))
 
@@ -450,6 +453,14 @@ class _Stopwatch:
 
     def elapsed_ms(self) -> float:
         return round((self._clock() - self._started) * 1000, 3)
+
+
+def _is_second(record: DecisionRecord, layout: Layout, k: int, rev: int) -> bool:
+    """Whether what a log accepted at `rev` is a second entry beside the one that was decided on.
+
+    Where that one's place was never known it may still be on its way, and this one be it.
+    """
+    return record.spec == layout.spec and record.revs[k] not in {rev, NOWHERE}
 
 
 def _decision_id(request: ScoreRequest) -> str:

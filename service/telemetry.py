@@ -207,14 +207,14 @@ class _StoreMetrics(Collector):
             ),
             ("fraud_store_timeouts_total", "Trips to the store that got no answer in time.", status.timeouts),
             (
-                "fraud_store_refused_total",
+                "fraud_store_unsent_total",
                 "Trips to the store not begun: a link was down, or too much was under way.",
-                status.refused,
+                status.unsent,
             ),
             (
-                "fraud_store_rejected_total",
+                "fraud_store_refused_total",
                 "Commands that the store answered with an error: full, loading, or not allowed; the log says which.",
-                status.rejected,
+                status.refused,
             ),
             ("fraud_store_dropped_total", "Deferred appends and decisions given up: too many waited.", status.dropped),
             (
@@ -232,6 +232,11 @@ class _StoreMetrics(Collector):
                     "TOUCHSTONE_MAX_STREAM_DECISIONS."
                 ),
                 status.decisions_overflow,
+            ),
+            (
+                "fraud_outcomes_overflow_total",
+                "Outcomes removed from the stream before they were collected: collect more often.",
+                status.outcomes_overflow,
             ),
         ):
             yield CounterMetricFamily(name, text, value=value)

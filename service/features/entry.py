@@ -153,7 +153,14 @@ def transaction_row(transaction: "Transaction", *, arrival_ms: int, amount_minor
 
 
 def outcome_row(
-    kind: Kind, *, transaction_id: str, reported_ms: int, origin_ms: int, delta: int, keys: Mapping[Column, int]
+    kind: Kind,
+    *,
+    transaction_id: str,
+    reported_ms: int,
+    origin_ms: int,
+    delta: int,
+    keys: Mapping[Column, int],
+    number: int = 0,
 ) -> tuple[int, ...]:
     """The event row of an outcome: a label that changed by `delta`, or an issuer decline.
 
@@ -164,11 +171,12 @@ def outcome_row(
         origin_ms: the transaction's effective event time.
         delta: new label − old label; 0 for an issuer decline.
         keys: the transaction's entities, by column; whoever appends the row to logs that they know needs none.
+        number: how many changes of the label came before.
     """
     assert kind in {Kind.FRAUD_LABEL, Kind.ISSUER_DECLINE}, kind
     row = MISSING.tolist()
     row[Column.KIND] = int(kind)
-    row[Column.ID] = outcome_id(transaction_id, kind, delta=delta, reported_ms=reported_ms)
+    row[Column.ID] = outcome_id(transaction_id, kind, delta=delta, reported_ms=reported_ms, number=number)
     row[Column.TIME], row[Column.ORIGIN], row[Column.DELTA] = reported_ms, origin_ms, delta
     for column, value in keys.items():
         row[column] = value
@@ -198,11 +206,15 @@ def entry_id(transaction_id: str, purpose: str) -> int:
     return int.from_bytes(digest, "little") or 1
 
 
-def outcome_id(transaction_id: str, kind: Kind, *, delta: int, reported_ms: int) -> int:
-    """The id of an outcome's entry: a transaction is declined once, but its label may change and change back."""
+def outcome_id(transaction_id: str, kind: Kind, *, delta: int, reported_ms: int, number: int = 0) -> int:
+    """The id of an outcome's entry: a transaction is declined once, but its label may change and change back.
+
+    Several changes may have been reported at the same time; `number` counts those that came before.
+    """
     if kind is Kind.ISSUER_DECLINE:
         return entry_id(transaction_id, kind.name)
-    return entry_id(transaction_id, f"{kind.name}{delta:+d}@{reported_ms}")
+    again = f"#{number}" if number else ""
+    return entry_id(transaction_id, f"{kind.name}{delta:+d}@{reported_ms}{again}")
 
 
 @lru_cache(maxsize=65_536)  # merchants and terminals come back; 65,536 of them are about 10 MB

@@ -23,13 +23,13 @@ class Append(NamedTuple):
     entry: bytes
 
 
-class Answer(Enum):
+class Unanswered(Enum):
     """What stands where there can be no value."""
 
     NONE = "no answer in time"  # to be told from None, which is an answer: there is nothing
 
 
-NO_ANSWER: Literal[Answer.NONE] = Answer.NONE
+NO_ANSWER: Literal[Unanswered.NONE] = Unanswered.NONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,7 @@ class Visit(NamedTuple):
 
     logs: list[bytes | None]
     births_ms: list[int]
-    records: list[DecisionRecord | Answer | None]
+    records: list[DecisionRecord | Unanswered | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,12 +105,13 @@ class StoreStatus:
         links: servers it talks to now.
         links_up: of these, how many answer.
         timeouts: trips that got no answer in time.
-        refused: trips not begun, because a link was down or too much was under way.
-        rejected: commands that a server answered with an error: it is full, is loading, or its user may not.
+        unsent: trips not begun, because a link was down or too much was under way.
+        refused: commands that a server answered with an error: it is full, is loading, or its user may not.
         deferred: appends and decisions that wait now in this process for the store to answer again.
         dropped: of these, how many were given up because too many waited.
         archive_overflow: archived entries' messages that were removed before they were collected.
         decisions_overflow: decisions that were removed from the stream before they were collected.
+        outcomes_overflow: outcomes, the same.
     """
 
     entities: int | None = None
@@ -118,12 +119,13 @@ class StoreStatus:
     links: int = 0
     links_up: int = 0
     timeouts: int = 0
+    unsent: int = 0
     refused: int = 0
-    rejected: int = 0
     deferred: int = 0
     dropped: int = 0
     archive_overflow: int = 0
     decisions_overflow: int = 0
+    outcomes_overflow: int = 0
 
 
 class Chunk(NamedTuple):

@@ -2,11 +2,13 @@
 
 import asyncio
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Self, TypeAlias
 from urllib.parse import urlsplit
 
 import structlog
 
+from service.background import repeat, run_behind
 from service.errors import StoreUnavailable, StoreUnreachable
 from service.stores.keys import CLUSTER_PARTITIONS, SLOTS, born_key, slot_of
 from service.stores.link import (
@@ -47,6 +49,7 @@ class ClusterNodes:
         self._wanted: set[Address] = set()  # who was redirected to since the last refresh
         self._shares: list[Reply] = []  # who has what, as it was said last
         self._refreshing: asyncio.Task[None] | None = None
+        self._turn = 0
 
     @classmethod
     async def open(cls, url: str, *, timeout_ms: int, greeting: Sequence[bytes]) -> Self:
@@ -70,7 +73,7 @@ class ClusterNodes:
         except BaseException:
             await nodes.close()
             raise
-        nodes._refreshing = asyncio.get_running_loop().create_task(nodes._refresh())
+        nodes._refreshing = run_behind(repeat(nodes._refresh, pause_s=REFRESH_S))
         return nodes
 
     def every(self) -> Sequence[Node]:
@@ -99,7 +102,7 @@ class ClusterNodes:
         if word not in {"MOVED", "ASK"} or len(rest) != 2:  # noqa: PLR2004 - slot and address
             return None
         slot, (host, _, port) = int(rest[0]), rest[1].rpartition(":")
-        address = (host or self._host_of(link), int(port))
+        address = (host.strip("?") or self._host_of(link), int(port))
         if address not in self._nodes and len(self._nodes) >= MOST_NODES:
             return None
         self._wanted.add(address)
@@ -117,21 +120,16 @@ class ClusterNodes:
             await node.link.close()
 
     async def _refresh(self) -> None:
-        """Ask again and again who has what, one node after the other."""
-        turn = 0
-        while True:
-            await asyncio.sleep(REFRESH_S)
-            turn += 1
-            up = [place for place, node in self._nodes.items() if node.link.state is LinkState.UP]
-            if not up:
-                try:
-                    await self._learn_from_seed()
-                except StoreUnavailable:
-                    continue
-            else:
-                host, port = up[turn % len(up)]
-                self._learn(host, await self._nodes[host, port].link.send(command("CLUSTER", "SLOTS"), 1))
-            await self._retire()
+        """Ask who has what, each time the next node."""
+        self._turn += 1
+        up = [place for place, node in self._nodes.items() if node.link.state is LinkState.UP]
+        if up:
+            host, port = up[self._turn % len(up)]
+            self._learn(host, await self._nodes[host, port].link.send(command("CLUSTER", "SLOTS"), 1))
+        else:
+            with suppress(StoreUnavailable):
+                await self._learn_from_seed()
+        await self._retire()
 
     async def _learn_from_seed(self) -> None:
         """Ask the node that the URL names, which may be another one by now.

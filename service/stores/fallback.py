@@ -3,13 +3,14 @@
 import asyncio
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
 
+from service.background import run_behind
 from service.stores.base import (
     APPENDED_LATER,
     NOWHERE,
-    Answer,
     Append,
     DecisionRecord,
     NewDecision,
@@ -18,11 +19,13 @@ from service.stores.base import (
     Replacement,
     Snapshot,
     StoreStatus,
+    Unanswered,
     Visit,
 )
 
 LOOK_BACK_MS = 60_000  # for the first attempt of a retry, and by which the server's clock may differ from ours
 HAND_OVER_SECONDS = 0.1  # between attempts: a store that is back is noticed well within two seconds
+LAST_HAND_OVER_SECONDS = 5.0  # at the end: all that can wait takes about two
 HAND_OVER_AT_ONCE = 256  # appends or decisions of one attempt, so that live requests hardly wait behind them
 MAX_DEFERRED_APPENDS = 100_000  # at 100 transactions a second four minutes of an outage
 MAX_KEPT_DECISIONS = 20_000  # with the appends 140 MB
@@ -111,14 +114,19 @@ class FallbackStore:
         return replace(self._remote.status(), deferred=waiting, dropped=self._dropped)
 
     async def close(self) -> None:
-        """See `Remote`; what still waits gets one more chance."""
+        """See `Remote`; what still waits is handed over, as long as that gets on."""
         if self._handing_over is not None:
             self._handing_over.cancel()
             await asyncio.gather(self._handing_over, return_exceptions=True)
-            await self._hand_over_once()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LAST_HAND_OVER_SECONDS):
+                    while await self._hand_over_once():
+                        pass
         await self._remote.close()
 
-    def _known(self, transaction_id: str, found: DecisionRecord | Answer | None) -> DecisionRecord | Answer | None:
+    def _known(
+        self, transaction_id: str, found: DecisionRecord | Unanswered | None
+    ) -> DecisionRecord | Unanswered | None:
         """What is kept here is not there yet, or was written there by somebody else in the meantime."""
         kept = self._decisions.get(transaction_id)
         return found if kept is None or isinstance(found, DecisionRecord) else kept.record
@@ -133,7 +141,7 @@ class FallbackStore:
 
     def _hand_over_later(self) -> None:
         if self._handing_over is None or self._handing_over.done():
-            self._handing_over = asyncio.get_running_loop().create_task(self._hand_over())
+            self._handing_over = run_behind(self._hand_over())
 
     async def _hand_over(self) -> None:
         while self._appends or self._decisions:
@@ -148,9 +156,9 @@ class FallbackStore:
         for _ in appends:  # only now: what is cancelled above is not lost, and what came meanwhile stands behind
             self._appends.popleft()
         left = [append for append, done in zip(appends, taken, strict=True) if not done]
-        self._appends.extendleft(reversed(left))
-        if self._appends:
-            return not left  # decisions wait until all entries are there, so that their records can say so
+        self._appends.extend(left)  # behind the others: one server that is away shall not keep them
+        if self._appends:  # decisions wait for all entries, so that their records can say so
+            return len(left) < len(appends)
         decisions = [_appended(decision) for decision in islice(self._decisions.values(), HAND_OVER_AT_ONCE)]
         standing = await self._remote.put_decisions(decisions) if decisions else []
         for decision, record in zip(decisions, standing, strict=True):

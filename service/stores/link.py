@@ -17,6 +17,7 @@ import structlog
 from redis.asyncio.connection import Connection, parse_url
 from redis.exceptions import AuthenticationError, AuthorizationError, RedisError
 
+from service.background import run_behind
 from service.errors import SettingsInvalid, StoreUnavailable, StoreUnreachable
 
 CONNECT_TIMEOUT_S = 1.0  # with the longest pause after it, a server that is back is found within 2 s
@@ -66,12 +67,12 @@ class LinkCounts:
 
     Attributes:
         timeouts: how often something was not answered in time.
-        refused: how often something was not even sent.
+        unsent: how often something was not even sent.
         reconnects: how often a lost connection was made again.
     """
 
     timeouts: int = 0
-    refused: int = 0
+    unsent: int = 0
     reconnects: int = 0
 
 
@@ -133,10 +134,10 @@ class Link:
         """
         wire = self._wire
         if wire is None or wire.in_flight + len(commands) > MOST_IN_FLIGHT:
-            self.counts.refused += 1
-            refused: Replies = asyncio.get_running_loop().create_future()
-            refused.set_result(None)
-            return refused
+            self.counts.unsent += 1
+            nothing: Replies = asyncio.get_running_loop().create_future()
+            nothing.set_result(None)
+            return nothing
         return wire.send(commands, replies)
 
     async def open(self) -> None:
@@ -152,7 +153,7 @@ class Link:
     def heal(self) -> None:
         """Connect in the background, trying until it succeeds."""
         if self._wire is None and self._healing is None and not self._closed:
-            self._healing = asyncio.get_running_loop().create_task(self._heal())
+            self._healing = run_behind(self._heal())
 
     async def settle(self, timeout_s: float) -> None:
         """Wait until the link is up, but not for long."""
@@ -176,12 +177,14 @@ class Link:
 
     async def _heal(self) -> None:
         pause_s = FIRST_PAUSE_S if self._was_up else 0.0
-        while self._wire is None:
-            await asyncio.sleep(pause_s)
-            pause_s = min(max(2 * pause_s, FIRST_PAUSE_S), LONGEST_PAUSE_S)
-            with suppress(StoreUnavailable):
-                self._wire = await self._connect()
-        self._healing = None
+        try:
+            while self._wire is None:
+                await asyncio.sleep(pause_s)
+                pause_s = min(max(2 * pause_s, FIRST_PAUSE_S), LONGEST_PAUSE_S)
+                with suppress(StoreUnavailable):
+                    self._wire = await self._connect()
+        finally:
+            self._healing = None
         if self._was_up:
             self.counts.reconnects += 1
             _log.info("store_link_restored", server=self.name)
@@ -210,6 +213,8 @@ class Link:
 
     async def _greet(self, wire: "_Wire", greeting: bytes) -> None:
         replies = await wire.send(greeting, 1)
+        if wire.ended:
+            raise StoreUnreachable(f"{self.name}: the connection ended while it was made")
         if replies is None:
             raise StoreUnreachable(f"{self.name}: no answer within {wire.timeout_s * 1000:.0f} ms")
         if isinstance(replies[0], Refusal):
@@ -248,6 +253,7 @@ class _Wire(asyncio.Protocol):
     Attributes:
         in_flight: bytes of commands without an answer.
         timeout_s: how long an answer may take.
+        ended: whether nothing can be sent any more.
     """
 
     def __init__(
@@ -273,14 +279,14 @@ class _Wire(asyncio.Protocol):
         self._unsent: list[_Waiter] = []
         self._waiters: deque[_Waiter] = deque()
         self._misses = 0
-        self._ended = False  # nothing can be sent any more
+        self.ended = False
         self._gone = asyncio.Event()  # the transport has closed
         self._transport.set_protocol(self)
 
     def send(self, commands: bytes, replies: int) -> Replies:
         """See `Link.send`."""
         waiter = _Waiter(self._loop.create_future(), replies, len(commands))
-        if self._ended:
+        if self.ended:
             waiter.answer(None)
             return waiter.future
         if not self._outgoing:
@@ -342,7 +348,7 @@ class _Wire(asyncio.Protocol):
 
     def _judge(self, sent: list[_Waiter]) -> None:
         late = [waiter for waiter in sent if len(waiter.received) < waiter.expected]
-        if not late or self._ended:
+        if not late or self.ended:
             self._misses = 0
             return
         self._on_missed(self, len(late))
@@ -353,9 +359,9 @@ class _Wire(asyncio.Protocol):
             self.drop(f"{MISSES} times in a row no answer within {self.timeout_s * 1000:.0f} ms")
 
     def _end(self, reason: str) -> None:
-        if self._ended:
+        if self.ended:
             return
-        self._ended = True
+        self.ended = True
         for waiter in self._waiters:
             waiter.answer(None)
         for forgotten in (self._outgoing, self._unsent, self._waiters):

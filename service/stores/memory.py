@@ -8,7 +8,6 @@ from typing import Generic, TypeVar
 from service.features.online import Compaction, split_base
 from service.stores.base import (
     MAX_CHUNKS,
-    Answer,
     Append,
     Chunk,
     DecisionRecord,
@@ -17,6 +16,7 @@ from service.stores.base import (
     Replacement,
     Snapshot,
     StoreStatus,
+    Unanswered,
     Visit,
 )
 
@@ -42,7 +42,7 @@ class MemoryStore:
         """See `Remote`; always answers."""
         if self._born_at_ms is None:
             self._born_at_ms = time_ms
-        records: list[DecisionRecord | Answer | None] = [await self.find_record(name) for name in transaction_ids]
+        records: list[DecisionRecord | Unanswered | None] = [await self.find_record(name) for name in transaction_ids]
         return Visit(
             logs=[self._append(append) for append in appends],
             births_ms=[self._born_at_ms] * len(appends),

@@ -2,17 +2,17 @@
 
 import asyncio
 import struct
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass, replace
 
 import structlog
 
+from service.background import repeat, run_behind
 from service.errors import StoreUnavailable
 from service.features.online import split_base
 from service.stores.base import (
     MAX_CHUNKS,
     NO_ANSWER,
-    Answer,
     Append,
     Chunk,
     DecisionRecord,
@@ -21,6 +21,7 @@ from service.stores.base import (
     Replacement,
     Snapshot,
     StoreStatus,
+    Unanswered,
     Visit,
 )
 from service.stores.cluster import ClusterNodes
@@ -107,28 +108,29 @@ class RedisStore:
         self._router = Router(nodes, scripts.load)
         self._latest_ms: int | None = None
         self._lookback: Lookback | None = None
-        self._rejected = 0
+        self._refused = 0
         self._watch = Watch(nodes, lambda: self._latest_ms)
-        self._looking = asyncio.get_running_loop().create_task(self._look())
+        self._looking = run_behind(repeat(self._look, pause_s=LOOK_EVERY_S))
 
     async def visit(self, transaction_ids: Sequence[str], appends: Sequence[Append], *, time_ms: int) -> Visit:
         """See `Remote`."""
         self._latest_ms = time_ms if self._latest_ms is None else max(self._latest_ms, time_ms)
+        birth_ms = self._latest_ms  # to claim if there is none: a late event says nothing about what was lost
         keys = [self._record_key(transaction_id.encode()) for transaction_id in transaction_ids]
         logs = [append.key for append in appends]
         # Written out here and below, not as one call per entry: this is where the time goes.
         pushes = [_RPUSH_LRANGE % (len(key), key, len(entry), entry, len(key), key) for key, entry in appends]
         looking = self._router.send(keys, [_get(key) for key in keys], 1)
         pushing = self._router.send(logs, pushes, 2)
-        asking = [self._ask_birth(trip.node, time_ms) for trip in pushing]
+        asking = [self._ask_birth(trip.node, birth_ms) for trip in pushing]
         # Now everything leaves, in one write. The births stand last: whatever is lost before the logs are read shows.
         records = await self._router.receive(looking, 1, len(keys), lambda place: _get(keys[place]))
         pushed = await self._router.receive(
             pushing, 2, 2 * len(logs), lambda place: (_read_log if place % 2 else _push)(appends[place // 2])
         )
-        births_ms = [time_ms] * len(appends)
+        births_ms = [birth_ms] * len(appends)
         for trip, born in zip(pushing, asking, strict=True):
-            born_ms = _birth(trip.node, await born, time_ms)
+            born_ms = _birth(trip.node, await born, birth_ms)
             for place in trip.places:
                 births_ms[place] = born_ms
         lengths, values = pushed[::2], pushed[1::2]
@@ -148,20 +150,20 @@ class RedisStore:
 
     async def append_missing(self, appends: Sequence[Append], *, since_ms: int) -> list[bool]:
         """See `Remote`. An entry that is in no log was archived before it left: so the logs are read first."""
-        if self._lookback is None or self._lookback.since_ms != since_ms:
-            self._lookback = Lookback(since_ms)
         logs = await self._router.ask_all([key for key, _ in appends], [_range(key) for key, _ in appends])
-        try:
-            await self._catch_up(self._lookback)
-        except StoreUnavailable:
-            return [False] * len(appends)
-        there = [
-            isinstance(log, list) and (append.entry in log or self._lookback.holds(append))
-            for append, log in zip(appends, logs, strict=True)
-        ]
-        missing = [place for place, log in enumerate(logs) if isinstance(log, list) and not there[place]]
+        there = [isinstance(log, list) and append.entry in log for append, log in zip(appends, logs, strict=True)]
+        doubtful = {append.key for append, known in zip(appends, there, strict=True) if not known}
+        archive = await self._look_back(since_ms, {self._partition(key) for key in doubtful})
+        missing = []
+        for place, (append, log) in enumerate(zip(appends, logs, strict=True)):
+            if there[place] or not isinstance(log, list) or self._partition(append.key) not in archive.read_to_its_end:
+                continue
+            there[place] = archive.holds(append)
+            if not there[place]:
+                missing.append(place)
         for place, done in zip(missing, await self.append([appends[place] for place in missing]), strict=True):
             there[place] = done
+        self._forget_later([append.key for append, known in zip(appends, there, strict=True) if known])
         return there
 
     async def replace(self, replacements: Sequence[Replacement]) -> list[bool]:
@@ -206,7 +208,7 @@ class RedisStore:
         """See `Remote`."""
         key = self._record_key(transaction_id.encode())
         record = _decoded(await self._router.demand(key, _get(key)))
-        if isinstance(record, Answer):
+        if isinstance(record, Unanswered):
             raise StoreUnavailable(f"the record of {transaction_id} was written by another version of this service")
         return record
 
@@ -277,10 +279,11 @@ class RedisStore:
             links=len(states),
             links_up=states.count(LinkState.UP),
             timeouts=self._nodes.counts.timeouts,
-            refused=self._nodes.counts.refused,
-            rejected=self._rejected + self._router.refusals.total(),
+            unsent=self._nodes.counts.unsent,
+            refused=self._refused + self._router.refusals.total(),
             archive_overflow=self._watch.archive_overflow,
             decisions_overflow=self._watch.decisions_overflow,
+            outcomes_overflow=self._watch.outcomes_overflow,
         )
 
     async def close(self) -> None:
@@ -291,19 +294,28 @@ class RedisStore:
 
     async def _look(self) -> None:
         """Once a second: what was lost, and what was refused meanwhile, in one line instead of one per request."""
-        while True:
-            await self._watch.look()
-            if self._router.refusals:
-                self._rejected += self._router.refusals.total()
-                _log.warning("store_refused", reasons=dict(self._router.refusals))
-                self._router.refusals.clear()
-            await asyncio.sleep(LOOK_EVERY_S)
+        await self._watch.look()
+        if self._router.refusals:
+            self._refused += self._router.refusals.total()
+            _log.warning("store_refused", reasons=dict(self._router.refusals))
+            self._router.refusals.clear()
+        if self._lookback is not None and self._lookback.is_idle(asyncio.get_running_loop().time()):
+            self._lookback = None
 
-    async def _catch_up(self, lookback: Lookback) -> None:
-        for partition in range(self._nodes.partitions):
-            stream = archive_stream(partition)
-            async for position, fields in self._entries(stream, lookback.position(stream)):
-                lookback.read(stream, position, fields)
+    async def _look_back(self, since_ms: int, partitions: Collection[int]) -> Lookback:
+        """What was archived since an outage began, in these partitions as far as they can be read."""
+        if self._lookback is None or self._lookback.since_ms != since_ms:
+            self._lookback = Lookback(since_ms)
+        lookback = self._lookback
+        lookback.begin(asyncio.get_running_loop().time())
+        for partition in partitions:
+            try:
+                async for position, fields in self._entries(archive_stream(partition), lookback.position(partition)):
+                    lookback.note(partition, position, fields)
+            except StoreUnavailable:
+                continue
+            lookback.read_to_its_end.add(partition)
+        return lookback
 
     async def _entries(self, stream: bytes, after: bytes = b"-") -> AsyncIterator[tuple[bytes, dict[bytes, bytes]]]:
         """Position and fields of what stands in a stream, from some position on."""
@@ -421,7 +433,15 @@ def _joined(elements: Reply) -> bytes:
     return b"".join(elements)  # type: ignore[arg-type]  # a list's elements are bytes, which need no look one by one
 
 
-def _decoded(value: Reply) -> DecisionRecord | Answer | None:
+def _snapshot(value: Reply) -> Snapshot | None:
+    """A snapshot; none where another version of this service wrote it in its own way."""
+    try:
+        return decode_snapshot(_bytes(value))
+    except ValueError:
+        return None
+
+
+def _decoded(value: Reply) -> DecisionRecord | Unanswered | None:
     """A record; no answer where it is not ours to read, for we cannot say that there is none."""
     if value is None:
         return None
@@ -438,4 +458,4 @@ def _standing(record: DecisionRecord, kept: Reply) -> DecisionRecord | None:
             return replace(record, position=position.decode())
         case _:
             found = _decoded(kept)
-            return None if isinstance(found, Answer) else found
+            return None if isinstance(found, Unanswered) else found

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import structlog
 
-from service.stores.keys import archive_stream, decisions_stream
+from service.stores.keys import archive_stream, decisions_stream, outcomes_stream
 from service.stores.link import Link, Reply, command
 from service.stores.nodes import Node, Nodes, fields_of
 
@@ -20,6 +20,7 @@ class Watch:
         evictions: keys thrown away for want of memory since we began to look.
         archive_overflow: entries of the archive trimmed before a group had read them, or at all where there is none.
         decisions_overflow: entries of the stream of decisions, the same.
+        outcomes_overflow: entries of the stream of outcomes, the same.
     """
 
     def __init__(self, nodes: Nodes, latest_ms: Callable[[], int | None]) -> None:
@@ -29,7 +30,7 @@ class Watch:
             nodes: whom to look after.
             latest_ms: the latest effective time seen; a birth that is not before any history we could have lost.
         """
-        self.evictions = self.archive_overflow = self.decisions_overflow = 0
+        self.evictions = self.archive_overflow = self.decisions_overflow = self.outcomes_overflow = 0
         self._nodes = nodes
         self._latest_ms = latest_ms
         self._evicted: dict[Link, int] = {}
@@ -43,6 +44,7 @@ class Watch:
         partition, self._partition = self._partition, (self._partition + 1) % self._nodes.partitions
         self.archive_overflow += await self._look_for_overflow(archive_stream(partition))
         self.decisions_overflow += await self._look_for_overflow(decisions_stream(partition))
+        self.outcomes_overflow += await self._look_for_overflow(outcomes_stream(partition))
 
     async def _look_for_evictions(self, node: Node) -> None:
         replies = await node.link.send(command("INFO", "stats"), 1)
@@ -53,7 +55,9 @@ class Watch:
         before = self._evicted.setdefault(node.link, evicted)
         lost = evicted - before if evicted >= before else evicted  # fewer than before: the server was restarted
         born_ms = self._latest_ms()
-        if lost and born_ms is not None and await node.link.send(command("SET", node.marker, born_ms), 1):
+        if lost and born_ms is not None:
+            if await node.link.send(command("SET", node.marker, born_ms), 1) != [b"OK"]:
+                return  # a server that is full may refuse even this; it is tried again
             self.evictions += lost
             _log.warning("store_evicted", server=node.link.name, keys=lost)
         if not lost or born_ms is not None:

@@ -101,7 +101,7 @@ async def opened(server: Server, bundle: Path, state: Path) -> AsyncIterator[tup
 
 async def bring(store: RedisStore, one: Scoring, past: list[bytes]) -> Backfilled:
     history = read_history(past, one.bundle.currencies, now_ms=START_MS + 10**10)
-    return await backfill(store, one.layout, history, progress=lambda _: None)
+    return await backfill(store, one.layout, history)
 
 
 @pytest.mark.parametrize("already", [0, 1, 20, COUNT])
@@ -126,6 +126,24 @@ def test_a_past_is_as_good_as_having_been_there(
 def known(seen: list[dict[str, float | None]]) -> list[dict[str, float | None]]:
     """Of the cards and terminals that have a past: whether a new card is known to be new depends on the store's age."""
     return seen[: len(PROBES) - 1]
+
+
+def test_a_retry_after_a_past_was_brought_in_changes_nothing(
+    server: Server, small_bundle: Path, tmp_path: Path
+) -> None:
+    """Every place in the log has moved; what the log remembers was counted once, and stays so."""
+
+    async def told() -> None:
+        async with opened(server, small_bundle, tmp_path) as (store, one):
+            live = payments(COUNT - 15)
+            for payment in live:
+                await one.score(payment)
+            await bring(store, one, [payment.body for payment in payments(0, COUNT - 15)])
+            for payment in live[-9:]:
+                assert (await one.score(payment)).replayed
+            assert (await probed(one))[0]["card_count_1h"] == COUNT / 3
+
+    asyncio.run(told())
 
 
 def test_bringing_the_same_past_again_changes_nothing(server: Server, small_bundle: Path, tmp_path: Path) -> None:

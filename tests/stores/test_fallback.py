@@ -119,6 +119,26 @@ def test_a_retry_beyond_the_ring_of_a_decision_made_in_an_outage_counts_once(
     tell(story)
 
 
+def test_what_waits_is_handed_over_at_an_orderly_end(server: Server, small_bundle: Path, tmp_path: Path) -> None:
+    """However much it is, if the store is back by then."""
+
+    async def told() -> None:
+        store = FallbackStore(await open_redis_store(server.url, StoreLimits(timeout_ms=50)), now_ms=epoch_ms)
+        one = scoring(small_bundle, store, tmp_path)
+        await one.score(request("before"))
+        server.kill()
+        for index in range(400):
+            await one.score(request(f"during-{index}", seconds=1 + index / 10))
+        assert store.status().deferred == 800
+        server.start()
+        await until(lambda: store.status().links_up == 1)
+        await one.scorer.close()
+        await store.close()
+        assert store.status().deferred == 0
+
+    asyncio.run(told())
+
+
 def test_what_was_done_but_not_acknowledged_is_not_done_twice(tell: Callable[..., None]) -> None:
     """Replies are lost, not requests: the entries are there, are appended again, and count once."""
 

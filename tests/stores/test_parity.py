@@ -103,7 +103,7 @@ def whole(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
         own = layout.plan.numeric[layout.plan.entity_features[CARD]]
         features = np.array([stored.seen.numeric[name] for name in own], np.float32)
         row = np.array(one.scorer._case(request("49", seconds=49)).row, np.int64)
-        return Served(layout.plan, CARD, row, features, 49), past
+        return Served(layout.plan, CARD, row, features, 49, past.chunks[0].generation), past
 
     return asyncio.run(told())
 

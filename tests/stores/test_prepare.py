@@ -9,6 +9,7 @@ import pytest
 
 from service.app import epoch_ms
 from service.backfill import backfill, read_history
+from service.errors import IdempotencyConflict
 from service.features.entry import Column, transaction_row
 from service.features.plan import compile_plan
 from service.features.spec import parse_spec
@@ -32,9 +33,9 @@ def later() -> Layout:
     return Layout(compile_plan(parse_spec(spec)))
 
 
-async def seen(store: Remote, layout: Layout, seconds: float) -> list[float]:
+async def seen(store: Remote, layout: Layout, seconds: float, card_id: str = "card") -> list[float]:
     """What the next payment of the card would see under a layout: count of the hour, frauds, issuer declines."""
-    probe = request("probe", seconds=seconds).transaction
+    probe = request(f"probe-{card_id}", seconds=seconds, card_id=card_id).transaction
     rows = np.array([transaction_row(probe, arrival_ms=probe.event_time_ms, amount_minor=2_000)], np.int64)
     keys = layout.keys([tokens_of(probe)])
     visit = await store.visit([], layout.appends(rows, keys), time_ms=int(rows[0, Column.TIME]))
@@ -58,9 +59,12 @@ def test_what_is_served_and_what_is_prepared_have_the_same_past(
         async with open_store() as store:
             one = scoring(small_bundle, FallbackStore(store, now_ms=epoch_ms), tmp_path, prepared=later)
             await pay(one, 0, PAST)
+            [refused] = await one.scorer.score([request("p0", card_id="else", seconds=60 * PAST)])
+            assert isinstance(refused, IdempotencyConflict)
             await one.reporter.report([outcome("p0", seconds=60 * PAST)], arrival_ms=START_MS + 60_000 * PAST)
             await one.scorer.close()
             assert await seen(store, later, 60 * PAST + 1) == [PAST, 1, 0]
+            assert await seen(store, later, 60 * PAST + 1, card_id="else") == [0, 0, 0]
 
     asyncio.run(told())
 
@@ -83,7 +87,7 @@ def test_what_is_prepared_gets_the_past_it_did_not_see(
             await one.scorer.close()
             past = [request(f"p{index}", seconds=60 * index).body for index in range(PAST)]
             history = read_history(past, one.bundle.currencies, now_ms=START_MS + 10**10)
-            await backfill(store, later, history, progress=lambda _: None)
+            await backfill(store, later, history)
             assert await seen(store, later, 60 * PAST + 1) == [PAST, 0, 0]
         finally:
             await store.close()

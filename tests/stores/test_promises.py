@@ -183,3 +183,33 @@ def test_an_outcome_of_an_unknown_transaction_needs_its_keys_once(tell: Callable
         assert (await one.features("b"))["card_frauds"] == 0
 
     tell(story, processes=2)
+
+
+def test_labels_that_change_at_one_reported_time_are_each_counted(tell: Callable[..., None]) -> None:
+    """A warning, its withdrawal and a confirmation may all bear the same day; the history follows the dossier."""
+
+    async def story(one: Scoring) -> None:
+        await one.score(request("a"))
+        told = [outcome("a", kind, seconds=10) for kind in ("early_fraud_warning", "withdrawn", "confirmed_fraud")]
+        await one.reporter.report(told, arrival_ms=START_MS)
+        await one.score(request("b", seconds=30))
+        assert (await one.features("b"))["card_frauds"] == 1
+        await one.reporter.report([outcome("a", "confirmed_legitimate", seconds=10)], arrival_ms=START_MS)
+        await one.score(request("c", seconds=40))
+        assert (await one.features("c"))["card_frauds"] == 0
+
+    tell(story)
+
+
+def test_an_issuer_decline_counts_once_however_much_is_told_in_between(tell: Callable[..., None]) -> None:
+    """Its report may have been forgotten by then; that it was declined was not."""
+
+    async def story(one: Scoring) -> None:
+        await one.score(request("a"))
+        declined = outcome("a", "issuer_declined", seconds=1)
+        refunds = [outcome("a", "refund", seconds=2 + index) for index in range(40)]
+        await one.reporter.report([declined, *refunds, declined], arrival_ms=START_MS)
+        await one.score(request("b", seconds=60))
+        assert (await one.features("b"))["card_issuer_declines"] == 1
+
+    tell(story)

@@ -377,7 +377,7 @@ def bring(url: str, bundle: Bundle, said: Sequence[Arrival]) -> None:
         store = await open_redis_store(url, LIMITS)
         try:
             history = read_history(lines_of(said), bundle.currencies, now_ms=NOW_MS)
-            await backfill(store, Layout(bundle.plan), history, progress=lambda _: None)
+            await backfill(store, Layout(bundle.plan), history)
         finally:
             await store.close()
 
