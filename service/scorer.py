@@ -396,11 +396,8 @@ class Scorer:
                 for k, decided_on in enumerate(logs.layout.keys([case.record.tokens])):
                     mine, rev = logs.keys[index * logs.layout.kinds + k], int(histories.revs[index, k])
                     counted = rev >= 0 and not histories.findings[index, k] & (RETRIED | DUPLICATE)
-                    if (
-                        mine is not None
-                        and counted
-                        and (mine != decided_on or _is_second(case.record, logs.layout, k, rev))
-                    ):
+                    second = mine != decided_on or _is_second(case.record, logs.layout, k, rev)
+                    if mine is not None and counted and second:
                         void = np.array(void_row(rows[index].tolist(), rev=rev), np.int64)
                         voids.append(Append(mine, encode(logs.layout.plan, void, k)))
         if voids:

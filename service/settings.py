@@ -45,7 +45,7 @@ class Settings(BaseModel):
 
     max_stream_decisions: Annotated[int, Field(ge=1_000)] = 200_000
     """Decisions with their features that a shared store holds for GET /decisions and for `python -m training collect`;
-    past it the oldest are removed. Raise it if fraud_decisions_overflow_total grows: count 1.2 KB for each."""
+    past it the oldest are removed. Raise it if fraud_decisions_overflow_total grows: count 1.4 KB for each."""
 
     max_stream_archive: Annotated[int, Field(ge=1_000)] = 200_000
     """Messages of archived history, of about 12 entries each, that a shared store holds for `python -m training
