@@ -16,7 +16,7 @@ FEAST := build/feast/.installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run demo test test-long check bench bench-features train image lock clean
+.PHONY: help run demo test test-long check bench bench-features bench-outage train image lock clean
 
 help: ## list what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ bench: $(DEV) ## measure latency, throughput and the speed of folding on this ma
 
 bench-features: $(DEV) $(FEAST) ## measure features in Redis, ours beside Feast's, and what ours take there
 	$(BIN)/python -m benchmarks features $(ARGS)
+
+bench-outage: $(DEV) ## measure what clients of a service see while its Redis hangs, is killed and comes back
+	$(BIN)/python -m benchmarks outage $(ARGS)
 
 train: $(DEV) data/shipped.parquet ## make the shipped bundle again, from the simulator to models/touchstone
 	$(BIN)/python -m training fit --data data/shipped.parquet --config training/configs/shipped.yaml --out models/touchstone \

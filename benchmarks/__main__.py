@@ -11,10 +11,12 @@ from benchmarks.bench import bench
 from benchmarks.demo import PAST, demo
 from benchmarks.features.bench import bench_features
 from benchmarks.measure import RequestRefused
-from benchmarks.serving import ServiceFailed, free_port
+from benchmarks.outage import Course, bench_outage
+from benchmarks.serving import PROJECT, ServiceFailed, free_port
 from service.errors import TouchstoneError
 
 FEAST_PYTHON = Path("build/feast/bin/python")  # where `make bench-features` makes it
+OUTAGE_LOG = PROJECT / "build" / "bench-outage.log"
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -28,6 +30,8 @@ def main(arguments: Sequence[str]) -> int:
                 bench(console, port=port, model_dir=options.model_dir)
             case "features":
                 bench_features(console, feast_python=options.feast_python, model_dir=options.model_dir)
+            case "outage":
+                bench_outage(console, port=port, model_dir=options.model_dir, log=OUTAGE_LOG, course=Course())
             case _:
                 demo(console, port=port, model_dir=options.model_dir, seconds=options.seconds, past=PAST)
     except (ServiceFailed, RequestRefused, TouchstoneError) as error:
@@ -42,8 +46,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="A real service, measured or watched.")
     parser.add_argument(
         "command",
-        choices=["bench", "demo", "features"],
-        help="measure a service; watch one; measure its features in Redis beside Feast's",
+        choices=["bench", "demo", "features", "outage"],
+        help="measure a service; watch one; measure its features in Redis beside Feast's; take its Redis away",
     )
     parser.add_argument("--model-dir", type=Path, help="a bundle, or a directory of versions [the shipped one]")
     parser.add_argument("--port", type=int, help="where the service shall listen [any free port]")

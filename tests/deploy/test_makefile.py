@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 PROJECT = Path(__file__).resolve().parents[2]
-TARGETS = "help run demo test test-long check bench bench-features train image lock clean".split()
+TARGETS = "help run demo test test-long check bench bench-features bench-outage train image lock clean".split()
 
 
 def make(*arguments: str) -> str:
@@ -29,7 +29,7 @@ def test_make_alone_lists_every_target_with_a_line_each() -> None:
     assert listed == phony[1].split() == TARGETS
 
 
-@pytest.mark.parametrize("target", ["run", "test", "check", "bench", "bench-features", "train", "demo"])
+@pytest.mark.parametrize("target", ["run", "test", "check", "bench", "bench-features", "bench-outage", "train", "demo"])
 def test_a_target_installs_before_it_runs(target: str, tmp_path: Path) -> None:
     """On a new machine each target makes the environment it needs, from the lock, then does its work."""
     plan = make("--dry-run", f"VENV={tmp_path}/venv", target)
