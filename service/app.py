@@ -204,25 +204,29 @@ def _open_prepared(settings: Settings, served: Bundle) -> Layout | None:
 def _warm_up(bundle: Bundle, model: OnnxModel, thresholds: ThresholdStore) -> None:
     """Run every part once before the first request must wait for it: the kernel compiles, the model allocates.
 
-    The transactions of one card go through a scorer that is thrown away, enough of them to compact its history.
+    The transactions of one card go through a scorer that is thrown away: enough of them to compact its history, which
+    is computed again, and at last one that is refused and taken back.
     """
-    store = MemoryStore(max_entities=1_000, max_decisions=1_000)
-    scorer = Scorer(bundle, model, store, thresholds, Telemetry(CollectorRegistry()), clock=time.perf_counter)
-    requests = [_warm_up_request(index, bundle.manifest.base_currency) for index in range(WARM_UP_TRANSACTIONS)]
+    store, telemetry = MemoryStore(max_entities=1_000, max_decisions=1_000), Telemetry(CollectorRegistry())
+    scorer = Scorer(bundle, model, store, thresholds, telemetry, clock=time.perf_counter, parity_share=1.0)
+    currency = bundle.manifest.base_currency
+    requests = [_warm_up_request(index, "warm-up", currency) for index in range(WARM_UP_TRANSACTIONS)]
 
     async def score() -> None:
         for request in requests:
             await scorer.score([request])
+            await asyncio.sleep(0)  # for what is done behind the answers
         await scorer.find_decision(requests[0].transaction.transaction_id)
+        await scorer.score([_warm_up_request(0, "another", currency)])
         await scorer.close()
 
     asyncio.run(score())
 
 
-def _warm_up_request(index: int, currency: str) -> ScoreRequest:
+def _warm_up_request(index: int, card: str, currency: str) -> ScoreRequest:
     body = (
-        b'{"transaction_id":"warm-up-%d","timestamp":"2000-01-01T00:00:00Z","card_id":"warm-up","merchant_id":"warm-up",'
-        b'"amount":100,"currency":"%b"}' % (index, currency.encode())
+        b'{"transaction_id":"warm-up-%d","timestamp":"2000-01-01T00:00:00Z","card_id":"%b","merchant_id":"warm-up",'
+        b'"amount":100,"currency":"%b"}' % (index, card.encode(), currency.encode())
     )
     return ScoreRequest.read(body, arrival_ms=EARLIEST_EVENT_MS, allow_card_numbers=False)
 
