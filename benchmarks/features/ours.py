@@ -53,12 +53,12 @@ class Reader:
         self._compactor.compact_later(self.layout.plan, logs.compactable(histories))
         return histories
 
-    async def read_together(self, batches: Sequence[Batch]) -> Sequence[Histories]:
-        """Batches that came in one turn of the loop, read as one."""
+    async def read_together(self, batches: Sequence[Batch]) -> Sequence[NDArray[np.float32]]:
+        """The features of batches that came in one turn of the loop and are read as one: float32 (n, features) each."""
         rows = np.concatenate([batch.rows for batch in batches])
         histories = await self.read(Batch(rows, [tokens for batch in batches for tokens in batch.tokens]))
         ends = np.cumsum([0, *(len(batch.rows) for batch in batches)])
-        return [histories.at(range(first, last)) for first, last in zip(ends[:-1], ends[1:], strict=True)]
+        return [histories.numeric[first:last] for first, last in zip(ends[:-1], ends[1:], strict=True)]
 
     async def append(self, batch: Batch) -> None:
         """Add transactions to histories that nobody reads now.
