@@ -25,7 +25,7 @@ from service.stores.base import (
 
 LOOK_BACK_MS = 60_000  # for the first attempt of a retry, and by which the server's clock may differ from ours
 HAND_OVER_SECONDS = 0.1  # between attempts: a store that is back is noticed well within two seconds
-LAST_HAND_OVER_SECONDS = 5.0  # at the end: all that can wait takes about two
+LAST_HAND_OVER_SECONDS = 3.0  # at the end, within the 30 s that a pod is given, 25 of which are for draining
 HAND_OVER_AT_ONCE = 256  # appends or decisions of one attempt, so that live requests hardly wait behind them
 MAX_DEFERRED_APPENDS = 100_000  # at 100 transactions a second four minutes of an outage
 MAX_KEPT_DECISIONS = 20_000  # with the appends 140 MB
