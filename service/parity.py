@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from service.background import run_behind
 from service.features.entry import Column
 from service.features.kernel import ABSENT, DUPLICATE, UNAVAILABLE, UNKNOWN
-from service.features.offline import fold_logs
+from service.features.offline import differing, fold_logs
 from service.features.online import Histories, base_head, read_entries, split_base
 from service.features.plan import Plan
 from service.layout import Logs
@@ -84,11 +84,11 @@ class ParityMeter:
         past = await self._store.find_past(key)
         if past is None:
             return
-        differing = await asyncio.to_thread(differing_cells, served, past)
-        if differing is None:
+        wrong = await asyncio.to_thread(differing_cells, served, past)
+        if wrong is None:
             self._telemetry.observe_parity_unknown()
         else:
-            self._telemetry.observe_parity(len(served.features), differing)
+            self._telemetry.observe_parity(len(served.features), wrong)
 
 
 def differing_cells(served: Served, past: Past) -> int | None:
@@ -119,8 +119,7 @@ def differing_cells(served: Served, past: Past) -> int | None:
     places = mine[folded.revs[mine, 0] == served.rev]
     if not len(places):
         return len(served.features)
-    again, features = folded.numeric[places[0]], served.features
-    return int(np.sum((again != features) & ~(np.isnan(again) & np.isnan(features))))
+    return int(differing(folded.numeric[places[0]], served.features).sum())
 
 
 def _life(plan: Plan, k: int, log: bytes) -> int:

@@ -9,10 +9,9 @@ from service.dossier import Dossier, Report
 from service.errors import OutcomeKeysNeeded, StoreUnavailable
 from service.features.entry import CLOCK_TOLERANCE_MS
 from service.layout import Layout, tokens_of
-from service.stores.base import Remote
+from service.stores.base import LOOK_BACK_MS, Remote
 from service.transaction import Outcome
 
-LOOK_BACK_MS = 60_000  # before a report arrived here, by which the store's clock may differ from ours
 MAX_ATTEMPTS = 8  # at replacing a dossier that somebody else changes at the same time
 
 

@@ -14,7 +14,7 @@ from service.dossier import Dossier, label_of
 from service.errors import DataInvalid
 from service.features.entry import MISSING, Column
 from service.features.kernel import ABSENT, DUPLICATE, UNAVAILABLE, UNKNOWN
-from service.features.offline import categorical_codes, fold_events, fold_logs, fold_transactions
+from service.features.offline import categorical_codes, differing, fold_events, fold_logs, fold_transactions
 from service.features.online import read_entries
 from service.features.plan import END_FEATURE, Plan
 from service.features.spec import DAY_MS
@@ -206,8 +206,7 @@ def compare(collected: Collected, plan: Plan, currencies: CurrencyTable) -> Pari
     cells = np.ones(seen.shape, np.bool_)
     for k, own in enumerate(plan.entity_features):
         cells[:, own] = comparable[:, k, np.newaxis]
-    found = again.numeric[rows]
-    differing = cells & (found != seen) & ~(np.isnan(found) & np.isnan(seen))
+    wrong = cells & differing(again.numeric[rows], seen)
     codes = categorical_codes(plan, again.rows[rows])
     seen_codes = decisions["categorical"].list.to_array(codes.shape[1]).to_numpy() if codes.size else codes
     wrong_codes = codes != seen_codes
@@ -216,11 +215,11 @@ def compare(collected: Collected, plan: Plan, currencies: CurrencyTable) -> Pari
         decisions=len(rows),
         logs=int(visits.sum()),
         cells=int(cells.sum()) + codes.size,
-        cells_differing=int(differing.sum() + wrong_codes.sum()),
+        cells_differing=int(wrong.sum() + wrong_codes.sum()),
         revs_differing=int((comparable & moved).sum()),
         left_out=int((visits & ~comparable).sum()),
         gaps=again.gaps,
-        features_differing=tuple(names[np.concatenate([differing.any(axis=0), wrong_codes.any(axis=0)])].tolist()),
+        features_differing=tuple(names[np.concatenate([wrong.any(axis=0), wrong_codes.any(axis=0)])].tolist()),
     )
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from service.bundle import Bundle
 from service.errors import DataInvalid, TouchstoneError
 from service.features.entry import Column, Kind
-from service.features.offline import categorical_codes, fold_events
+from service.features.offline import categorical_codes, differing, fold_events
 from service.model import OnnxModel
 from training.examples import Timeline, timeline
 from training.requests import Bodies
@@ -93,15 +93,15 @@ def replay(
     online = _read_back(names, bundle, client)
     numeric = fold_events(bundle.plan, line.events).numeric[rows]
     _, probability = OnnxModel.load(bundle).run(numeric, categorical_codes(bundle.plan, line.events[rows]))
-    differing = ~((numeric == online.numeric) | (np.isnan(numeric) & np.isnan(online.numeric)))
+    wrong = differing(numeric, online.numeric)
     return Comparison(
         history=kinds.count(_Sent.AS_HISTORY),
         transactions=len(rows),
         outcomes=kinds.count(_Sent.AS_OUTCOME),
         cells=numeric.size,
-        cells_differing=int(differing.sum()),
+        cells_differing=int(wrong.sum()),
         probabilities_differing=int((probability != online.probability).sum()),
-        features_differing=tuple(np.array(bundle.plan.numeric)[differing.any(axis=0)].tolist()),
+        features_differing=tuple(np.array(bundle.plan.numeric)[wrong.any(axis=0)].tolist()),
         decisions=online.decisions,
     )
 

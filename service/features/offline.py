@@ -115,6 +115,12 @@ def fold_logs(
     return Folded(numeric[:, own], revs[:, k : k + 1])
 
 
+def differing(left: NDArray[np.float32], right: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Where features of the same shape differ; two that are missing do not."""
+    found: NDArray[np.bool_] = (left != right) & ~(np.isnan(left) & np.isnan(right))
+    return found
+
+
 def categorical_codes(plan: Plan, events: NDArray[np.int64]) -> NDArray[np.int64]:
     """The graph's categorical input: int64 (rows, categories), raw codes as the entry module defines them."""
     return np.ascontiguousarray(events[:, list(plan.categorical_columns)])

@@ -13,6 +13,7 @@ from service.features.online import Compaction
 MAX_CHUNKS = 256  # kept beside an audited log; then it begins anew. Some 4,000 entries: 100 KB, 15 ms of folding
 
 
+LOOK_BACK_MS = 60_000  # before something was sent: for the first attempt of a retry, and for clocks that differ
 NOWHERE, APPENDED_LATER = -1, -2  # for a rev
 
 

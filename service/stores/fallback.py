@@ -10,6 +10,7 @@ from itertools import islice
 from service.background import run_behind
 from service.stores.base import (
     APPENDED_LATER,
+    LOOK_BACK_MS,
     NOWHERE,
     Append,
     DecisionRecord,
@@ -23,7 +24,6 @@ from service.stores.base import (
     Visit,
 )
 
-LOOK_BACK_MS = 60_000  # for the first attempt of a retry, and by which the server's clock may differ from ours
 HAND_OVER_SECONDS = 0.1  # between attempts: a store that is back is noticed well within two seconds
 LAST_HAND_OVER_SECONDS = 3.0  # at the end, within the 30 s that a pod is given, 25 of which are for draining
 HAND_OVER_AT_ONCE = 256  # appends or decisions of one attempt, so that live requests hardly wait behind them

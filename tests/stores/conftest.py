@@ -8,7 +8,7 @@ import pytest
 
 from service.stores.base import Remote
 from service.stores.memory import MemoryStore
-from service.stores.redis import StoreLimits, open_redis_store
+from service.stores.redis import RedisStore, StoreLimits, open_redis_store
 from tests.stores.servers import Cluster, Server, redis_binary, running, running_cluster, valkey_binary
 
 Opener: TypeAlias = Callable[[], AbstractAsyncContextManager[Remote]]
@@ -44,11 +44,11 @@ def open_store(request: pytest.FixtureRequest) -> Opener:
         case "cluster":
             cluster: Cluster = request.getfixturevalue("cluster")
             cluster.ask_all("FLUSHALL")
-            return lambda: _on(cluster.url)
+            return lambda: opened(cluster.url)
         case kind:
             server: Server = request.getfixturevalue(f"{kind}_server")
             server.ask("FLUSHALL")
-            return lambda: _on(server.url)
+            return lambda: opened(server.url)
 
 
 @asynccontextmanager
@@ -57,8 +57,9 @@ async def _memory(store: MemoryStore) -> AsyncIterator[Remote]:
 
 
 @asynccontextmanager
-async def _on(url: str) -> AsyncIterator[Remote]:
-    store = await open_redis_store(url, PATIENT)
+async def opened(url: str, limits: StoreLimits = PATIENT) -> AsyncIterator[RedisStore]:
+    """A store on servers, closed at the end."""
+    store = await open_redis_store(url, limits)
     try:
         yield store
     finally:

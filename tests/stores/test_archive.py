@@ -1,8 +1,6 @@
 """What a shared store offers to those who bring a past into it, on one server and on a cluster."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 import pytest
 
@@ -10,8 +8,8 @@ from service.errors import StoreUnavailable
 from service.features.state import BASE_MARK
 from service.stores.base import Append, Chunk, Past
 from service.stores.keys import archive_stream
-from service.stores.redis import RedisStore, open_redis_store
-from tests.stores.conftest import PATIENT
+from service.stores.redis import RedisStore
+from tests.stores.conftest import PATIENT, opened
 from tests.stores.examples import compaction, replace_one
 from tests.stores.proxy import proxy
 from tests.stores.servers import Cluster, Server
@@ -27,15 +25,6 @@ def url(request: pytest.FixtureRequest) -> str:
     cluster: Cluster = request.getfixturevalue("cluster")
     cluster.ask_all("FLUSHALL")
     return cluster.url
-
-
-@asynccontextmanager
-async def opened(url: str) -> AsyncIterator[RedisStore]:
-    store = await open_redis_store(url, PATIENT)
-    try:
-        yield store
-    finally:
-        await store.close()
 
 
 def base(letter: bytes) -> bytes:

@@ -2,8 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import count
 
@@ -13,8 +12,8 @@ from redis.crc import key_slot
 from service.errors import StoreUnavailable
 from service.stores.base import Append
 from service.stores.keys import SLOTS, decisions_stream, record_key, slot_of
-from service.stores.redis import RedisStore, StoreLimits, open_redis_store
-from tests.stores.conftest import PATIENT
+from service.stores.redis import RedisStore, StoreLimits
+from tests.stores.conftest import opened
 from tests.stores.examples import compaction, replace_one
 from tests.stores.servers import PATIENCE_S, Cluster, redis_binary, running, running_cluster
 
@@ -26,15 +25,6 @@ def own_cluster() -> Iterator[Cluster]:
     """A cluster whose slots may be moved and whose nodes may be killed."""
     with running_cluster() as cluster:
         yield cluster
-
-
-@asynccontextmanager
-async def opened(url: str, limits: StoreLimits = PATIENT) -> AsyncIterator[RedisStore]:
-    store = await open_redis_store(url, limits)
-    try:
-        yield store
-    finally:
-        await store.close()
 
 
 async def visit(store: RedisStore, *keys: bytes, entry: bytes = b".", time_ms: int = 1) -> list[bytes | None]:

@@ -2,8 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
@@ -13,7 +12,7 @@ from service.errors import StoreUnavailable
 from service.stores.base import NO_ANSWER, Append, StoreStatus, Visit
 from service.stores.keys import archive_stream, decisions_stream, outcomes_stream, record_key
 from service.stores.redis import RedisStore, StoreLimits, open_redis_store
-from tests.stores.conftest import PATIENT
+from tests.stores.conftest import PATIENT, opened
 from tests.stores.examples import compaction, decision, replace_one
 from tests.stores.proxy import proxy
 from tests.stores.servers import PATIENCE_S, Server, free_port, redis_binary, running
@@ -27,15 +26,6 @@ def server(redis_server: Server) -> Iterator[Server]:
     redis_server.ask("FLUSHALL")
     yield redis_server
     redis_server.ask("CONFIG", "SET", "maxmemory", "0", "maxmemory-policy", "noeviction")
-
-
-@asynccontextmanager
-async def opened(url: str, limits: StoreLimits = PATIENT) -> AsyncIterator[RedisStore]:
-    store = await open_redis_store(url, limits)
-    try:
-        yield store
-    finally:
-        await store.close()
 
 
 async def visit(store: RedisStore, key: bytes, entry: bytes, *, time_ms: int = 1) -> tuple[bytes | None, int]:
