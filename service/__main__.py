@@ -2,28 +2,26 @@
 
 import argparse
 import asyncio
-import gc
 import os
-import signal
 import socket
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from types import FrameType
 
 import structlog
-import uvicorn
 import uvloop
 from prometheus_client import CollectorRegistry
 
-from service.app import bundle_directory, create_app, epoch_ms, open_running, open_shared_store
+from service.app import bundle_directory, epoch_ms, open_running, open_shared_store
 from service.backfill import backfill, read_history
+from service.bench_model import bench_model
 from service.bundle import Bundle
 from service.check import check, listen
 from service.errors import DataInvalid, SettingsInvalid, TouchstoneError
 from service.layout import Layout
 from service.logs import configure_logging
-from service.protocol import GuardedProtocol
+from service.server import serve
 from service.settings import (
     Settings,
     default_text,
@@ -33,6 +31,7 @@ from service.settings import (
     require_flag,
     settings_markdown,
 )
+from service.supervisor import settled, supervise
 from service.telemetry import Telemetry
 
 COMMANDS = {
@@ -40,10 +39,9 @@ COMMANDS = {
     "check": "find out whether it could, and what to do",
     "warm": "compile the kernel into its cache and prove the bundle, then end: for building an image",
     "backfill": "bring past transactions (--history FILE) into the store, for the spec of --model-dir",
+    "bench-model": "time the model by batch, provider and threads, and say which to choose",
     "settings": "print the page docs/configuration.md",
 }
-KEEP_ALIVE_SECONDS = 75  # longer than the idle time of common client pools, so that they close first
-DRAIN_SECONDS = 20  # for requests in flight; Kubernetes kills after 30
 
 log = structlog.get_logger(__name__)
 
@@ -65,47 +63,19 @@ def main(arguments: Sequence[str]) -> int:
         configure_logging(settings.log_level, sys.stderr)
         if command == "check":
             return _report(settings)
+        if command == "bench-model":
+            sys.stdout.write(bench_model(settings))
+            return 0
         if command == "warm":
             asyncio.run(warm(settings))
             return 0
         if command == "backfill":
             sys.stdout.write(asyncio.run(fill(settings, history)))
             return 0
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(serve(settings))
+        return _serve(settings)
     except TouchstoneError as error:
         sys.stderr.write(f"{type(error).__name__}: {error}\n")
         return 1
-    return 0
-
-
-async def serve(settings: Settings) -> None:
-    """Answer until SIGTERM or SIGINT, then let requests in flight finish.
-
-    The process is alive (`/health/live`) while it still loads; what fails then ends it.
-
-    Raises:
-        TouchstoneError: why it cannot serve.
-    """
-    telemetry = Telemetry(CollectorRegistry())
-    app = create_app(telemetry)
-    server = Server(server_config(app, settings))
-    serving = asyncio.create_task(server.serve([_listen(settings)]))
-    try:
-        async with open_running(settings, telemetry) as running:
-            app.state.touchstone = running
-            telemetry.show_kernel_ready()
-            # What was imported and built so far stays until the end: a full collection would walk all of it, some
-            # 100 ms in which nobody is answered.
-            gc.collect()
-            gc.freeze()
-            if not server.should_exit:
-                _announce(settings)
-            await serving
-    finally:
-        server.should_exit = True
-        await serving
-    log.info("service_stopped")
 
 
 async def warm(settings: Settings) -> None:
@@ -143,31 +113,19 @@ async def fill(settings: Settings, path: Path | None) -> str:
     )
 
 
-class Server(uvicorn.Server):
-    """A server that ends when it is told to; uvicorn's own kills its process with the signal once more."""
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - the signature of a signal handler
-        """Stop taking requests; at a second Ctrl-C stop waiting for those in flight."""
-        self.force_exit = self.should_exit and sig == signal.SIGINT
-        self.should_exit = True
-
-
-def server_config(app: object, settings: Settings) -> uvicorn.Config:
-    """How uvicorn serves: without access log, forwarded headers and a name, and with our protocol."""
-    return uvicorn.Config(
-        app,  # type: ignore[arg-type] # uvicorn spells out ASGI's types in its own way
-        host=settings.host,
-        port=settings.port,
-        http=GuardedProtocol,
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        proxy_headers=False,
-        server_header=False,
-        timeout_keep_alive=KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=DRAIN_SECONDS,
-    )
+def _serve(settings: Settings) -> int:
+    """In this process, or in several that it looks after. Returns the exit status."""
+    announce = partial(_announce, settings)
+    if settings.workers > 1:
+        settings = settled(settings)
+        status = supervise(settings, _listen(settings), announce)
+    else:
+        telemetry = Telemetry(CollectorRegistry())
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(serve(settings, _listen(settings), telemetry, announce))
+        status = 0
+    log.info("service_stopped")
+    return status
 
 
 def _listen(settings: Settings) -> socket.socket:
@@ -182,7 +140,7 @@ def _announce(settings: Settings) -> None:
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     sys.stdout.write(f"Touchstone is ready at http://{host}:{settings.port} (try /docs)\n")
     sys.stdout.flush()
-    log.info("service_started", host=settings.host, port=settings.port)
+    log.info("service_started", host=settings.host, port=settings.port, workers=settings.workers)
 
 
 def _report(settings: Settings) -> int:

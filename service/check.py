@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from service.app import MEMORY, bundle_directory, open_store, open_thresholds
+from service.app import bundle_directory, open_store, open_thresholds
 from service.bundle import Bundle
 from service.errors import TouchstoneError
 from service.features.compiled import cache_directory
 from service.model import OnnxModel, available_providers
-from service.settings import Settings
+from service.settings import MEMORY, Settings
 from service.stores.base import StoreStatus
 
 RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
@@ -62,7 +62,7 @@ def _bundle(settings: Settings) -> Iterator[Finding]:
         bundle = Bundle.load(bundle_directory(settings.model_dir))
         yield Finding(subject, ok=True, detail=f"{bundle.path}, every digest is right")
         subject = "model"
-        model = OnnxModel.load(bundle, provider=settings.provider, threads=settings.inference_threads)
+        model = OnnxModel.load(bundle, provider=settings.provider, threads=settings.inference_threads or 1)
         rows = len(bundle.golden.logit)
         yield Finding(subject, ok=True, detail=f"{rows} golden rows come out as in training, on {model.provider}")
         subject = "thresholds"

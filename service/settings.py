@@ -3,16 +3,17 @@
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
 from service.errors import SettingsInvalid
 from service.model import Provider
 
 PREFIX = "TOUCHSTONE_"
+MEMORY = "memory://"
 STORE_URL_PATTERN = r"^(memory://|(redis|rediss|unix|redis\+cluster|rediss\+cluster)://.+)$"
 SHIPPED_MODELS = Path(__file__).resolve().parent.parent / "models" / "touchstone"
 
@@ -23,13 +24,26 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     host: str = "127.0.0.1"
-    """Address to listen on. Set 0.0.0.0 in a container or on a machine whose network you trust: requests are not
-    authenticated."""
+    """Address to listen on. Set 0.0.0.0 in a container or on a machine whose network you trust; without
+    TOUCHSTONE_API_KEYS_FILE whoever reaches it may send requests."""
 
     port: Annotated[int, Field(ge=1, le=65535)] = 8000
     """TCP port to listen on. Change it when another process has it."""
 
-    store_url: Annotated[str, Field(pattern=STORE_URL_PATTERN, repr=False)] = "memory://"
+    api_keys_file: Path | None = None
+    """Clients that may send requests, with the SHA-256 of each one's key, as JSON: {"clients": [{"name": "checkout",
+    "sha256": "64 hexadecimal digits"}]}; requests carry Authorization: Bearer KEY. Without it requests are not
+    authenticated: set it unless only those who may send requests can reach the port."""
+
+    workers: Annotated[int, Field(ge=1, le=64)] = 1
+    """Processes that share the port, each on one core with an event loop of its own. Raise it, up to the number of
+    cores, when one process is busy; more than one need a store that is shared, so not memory://."""
+
+    fast_lane: Literal["auto", "off"] = "auto"
+    """Whether POST /score is answered below ASGI: auto does so where the server's internals are the ones it was written
+    for. Set off to send it through ASGI like everything else, to find out whether a fault lies there."""
+
+    store_url: Annotated[str, Field(pattern=STORE_URL_PATTERN, repr=False)] = MEMORY
     """Where histories and decisions are kept: memory:// (this process; gone when it stops), redis://, rediss:// or
     unix:// (one Redis or Valkey, from 7.0 on), redis+cluster:// or rediss+cluster:// (a cluster of them). User,
     password and TLS files are part of the URL: redis://user:password@host:6379/0. Set it as soon as there is more than
@@ -71,9 +85,9 @@ class Settings(BaseModel):
     """What runs the model: auto, cpu, cuda or tensorrt. auto takes CUDA where it works, else the CPU; name one to be
     sure that it is used, or that the start fails."""
 
-    inference_threads: Annotated[int, Field(ge=1, le=64)] = 1
-    """CPU threads of one model call. The shipped model is too small for more than one to help; raise it for a larger
-    one of your own, after measuring."""
+    inference_threads: Annotated[int | None, Field(ge=1, le=64)] = None
+    """CPU threads of one model call. Not set, it is measured at start whether more than one is worth it (for the
+    shipped model it is not), and one where there are several workers. `python -m service bench-model` shows figures."""
 
     memory_max_entities: Annotated[int, Field(ge=1_000)] = 500_000
     """Cards, merchants, terminals and devices that memory:// remembers; past it the longest unused is forgotten. Raise
@@ -93,6 +107,15 @@ class Settings(BaseModel):
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """The least severe event that is logged. Raise it to warning when info is too much to keep."""
+
+    @model_validator(mode="after")
+    def _workers_share_a_store(self) -> Self:
+        if self.workers > 1 and self.store_url == MEMORY:
+            raise ValueError(
+                f"TOUCHSTONE_WORKERS: {self.workers} of them cannot share memory://; each would have histories and "
+                "decisions of its own. Set TOUCHSTONE_STORE_URL to a store that is shared, or take 1 worker"
+            )
+        return self
 
 
 def read_settings(flags: Mapping[str, str], environ: Mapping[str, str], config: Path | None) -> Settings:
@@ -200,6 +223,9 @@ def _explained(error: ValidationError, values: Mapping[str, object]) -> list[str
     """One line per fault: variable, what was expected, and the value unless it may hold a password."""
     lines = []
     for fault in error.errors(include_url=False):
+        if not fault["loc"]:  # between several settings
+            lines.append(fault["msg"].removeprefix("Value error, "))
+            continue
         name = str(fault["loc"][0])
         shown = f" (got {str(values[name])!r})" if Settings.model_fields[name].repr else ""
         lines.append(f"{environment_variable(name)}: {fault['msg']}{shown}")

@@ -1,14 +1,16 @@
 """Every metric of the service; each is moved by exactly one method here."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import StrEnum
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Gauge, generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from service.board import Board, Combine
 from service.decision import Decision
 from service.stores.base import StoreStatus
+from service.tally import Counter, Histogram
 
 
 class Stage(StrEnum):
@@ -31,83 +33,96 @@ PROBABILITY_BUCKETS = tuple(
     float(f"{digit}e{power}") for power in range(-5, 0) for digit in (1, 2, 5)
 )  # 1e-05, 2e-05, 5e-05 .. 0.5: a portfolio's fraud rate lies in the middle of the scale
 
+# How the values of two workers become one, where they are not added. What stands in the store every worker counts.
+COMBINED: Mapping[str, Combine] = {
+    "fraud_kernel_ready": min,
+    "fraud_thresholds_version": min,
+    "fraud_model_info": max,
+    "fraud_store_entities": max,
+    "fraud_store_evictions": max,
+    "fraud_archive_overflow": max,
+    "fraud_decisions_overflow": max,
+    "fraud_outcomes_overflow": max,
+}
+
 
 class Telemetry:
-    """The metrics of one process, in a registry of its own."""
+    """The metrics of one process, in a registry of its own. Its event loop alone moves them, so none takes a lock."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(self, registry: CollectorRegistry, board: Board | None = None) -> None:
+        """`board`: where the workers of one service post their metrics; None for a process that is alone."""
         self.registry = registry
-        stage_seconds = Histogram(
+        self._board = board
+        self._stages = Histogram(
+            registry,
             "fraud_stage_seconds",
             "Seconds spent in each stage of a scoring call; total is what a client waits for, without the network.",
-            ["stage"],
-            buckets=STAGE_BUCKETS_SECONDS,
-            registry=registry,
-        )
-        self._stages = {stage: stage_seconds.labels(stage.value) for stage in Stage}
-        decisions = Counter(
-            "fraud_decisions_total", "New decisions by kind; replays are not counted.", ["decision"], registry=registry
-        )
-        self._decisions = {decision: decisions.labels(decision.word) for decision in Decision}
+            bounds=STAGE_BUCKETS_SECONDS,
+            label="stage",
+            known=[stage.value for stage in Stage],
+        ).of
+        self._decisions = Counter(
+            registry,
+            "fraud_decisions_total",
+            "New decisions by kind; replays are not counted.",
+            "decision",
+            [decision.word for decision in Decision],
+        ).counts
+        self._words = [decision.word for decision in Decision]
         self._probability = Histogram(
+            registry,
             "fraud_probability",
             "Calibrated fraud probability of new decisions: a shift means other traffic, or another model.",
-            buckets=PROBABILITY_BUCKETS,
-            registry=registry,
-        )
+            bounds=PROBABILITY_BUCKETS,
+        ).of[""]
         self._degraded = Counter(
+            registry,
             "fraud_degraded_total",
             "New decisions made without something, by what was missing: the history of an entity, or the model.",
-            ["missing"],
-            registry=registry,
-        )
+            "missing",
+        ).counts
         self._replays = Counter(
-            "fraud_replays_total", "Requests answered with the stored decision of an earlier one.", registry=registry
+            registry, "fraud_replays_total", "Requests answered with the stored decision of an earlier one."
         )
         self._conflicts = Counter(
-            "fraud_conflicts_total", "Requests that used a transaction_id again with another body.", registry=registry
+            registry, "fraud_conflicts_total", "Requests that used a transaction_id again with another body."
         )
         self._problems = Counter(
-            "fraud_problems_total",
-            "Requests, or items of a batch, refused, by problem code.",
-            ["code"],
-            registry=registry,
+            registry, "fraud_problems_total", "Requests, or items of a batch, refused, by problem code.", "code"
         )
         self._outcomes = Counter(
-            "fraud_outcomes_total", "Outcomes taken into the histories, by type.", ["type"], registry=registry
+            registry, "fraud_outcomes_total", "Outcomes taken into the histories, by type.", "type"
         )
         self._late_events = Counter(
+            registry,
             "fraud_late_events_total",
             "Transactions more than 7 days older than their entity's newest: some windows no longer count them.",
-            registry=registry,
         )
         self._parity_cells = Counter(
+            registry,
             "fraud_feature_parity_cells_total",
             "Feature values of live decisions that were computed again from the archived history.",
-            registry=registry,
         )
         self._parity_mismatches = Counter(
+            registry,
             "fraud_feature_parity_mismatch_total",
             "Of these, how many came out otherwise than they were served. Anything but 0 is a defect.",
-            registry=registry,
         )
         self._parity_unknown = Counter(
+            registry,
             "fraud_feature_parity_unknown_total",
             "Entities in the sample that could not be computed again: their archived history has a gap.",
-            registry=registry,
+        )
+        self._restarts = Counter(
+            registry, "fraud_worker_restarts_total", "Workers that died and were replaced; the log says how they ended."
         )
         self._kernel_ready = Gauge(
             "fraud_kernel_ready",
-            "1 once the feature kernel is compiled and the model passed its golden rows.",
+            "1 once the feature kernel is compiled and the model passed its golden rows, in every worker.",
             registry=registry,
         )
         self._model = Gauge(
             "fraud_model_info", "1 for the model in use.", ["name", "version", "sha256", "provider"], registry=registry
-        )
-        self._thresholds = Gauge(
-            "fraud_thresholds_version",
-            "Version of the thresholds in use; 0 before the first publication.",
-            registry=registry,
         )
 
     def observe_stage(self, stage: Stage, seconds: float) -> None:
@@ -115,41 +130,60 @@ class Telemetry:
         self._stages[stage].observe(seconds)
 
     def observe_decision(self, decision: Decision, probability: float | None, degraded: Iterable[str]) -> None:
-        """Once per new decision; `degraded` from the closed list of the response."""
-        self._decisions[decision].inc()
-        if probability is not None:
-            self._probability.observe(probability)
+        """Once per new decision; see `observe_decisions`."""
+        self.observe_decisions((decision,), (probability,), degraded)
+
+    def observe_decisions(
+        self, decisions: Iterable[Decision], probabilities: Iterable[float | None], degraded: Iterable[str]
+    ) -> None:
+        """Once per batch, for what is new in it.
+
+        Args:
+            decisions: (batch,).
+            probabilities: (batch,), None where there is none.
+            degraded: what they lacked, all in one, from the closed list of the response.
+        """
+        counts, words = self._decisions, self._words
+        for decision in decisions:
+            counts[words[decision]] += 1
+        for probability in probabilities:
+            if probability is not None:
+                self._probability.observe(probability)
         for missing in degraded:
-            self._degraded.labels(missing).inc()
+            self._degraded[missing] += 1
 
     def observe_replay(self) -> None:
         """A stored decision was returned."""
-        self._replays.inc()
+        self._replays.add()
 
     def observe_conflict(self) -> None:
         """A transaction id came back with another body."""
-        self._conflicts.inc()
+        self._conflicts.add()
 
     def observe_problem(self, code: str) -> None:
         """A request or an item of a batch was answered with a problem of this code."""
-        self._problems.labels(code).inc()
+        self._problems.add(code)
 
     def observe_outcome(self, outcome_type: str) -> None:
         """An outcome was taken into the histories."""
-        self._outcomes.labels(outcome_type).inc()
+        self._outcomes.add(outcome_type)
 
-    def observe_late_event(self) -> None:
-        """A transaction arrived more than 7 days behind its entity's newest."""
-        self._late_events.inc()
+    def observe_late_event(self, times: int = 1) -> None:
+        """A transaction arrived more than 7 days behind its entity's newest; or several did."""
+        self._late_events.add(times=times)
 
     def observe_parity(self, cells: int, differing: int) -> None:
         """An entity of a live decision was computed again."""
-        self._parity_cells.inc(cells)
-        self._parity_mismatches.inc(differing)
+        self._parity_cells.add(times=cells)
+        self._parity_mismatches.add(times=differing)
+
+    def observe_restart(self) -> None:
+        """This worker takes the place of one that died."""
+        self._restarts.add()
 
     def observe_parity_unknown(self) -> None:
         """An entity of a live decision could not be computed again."""
-        self._parity_unknown.inc()
+        self._parity_unknown.add()
 
     def watch_store(self, status: Callable[[], StoreStatus]) -> None:
         """Ask a store how it is whenever metrics are collected."""
@@ -157,7 +191,11 @@ class Telemetry:
 
     def watch_thresholds(self, version: Callable[[], int]) -> None:
         """Ask for the version in use whenever metrics are collected."""
-        self._thresholds.set_function(version)
+        Gauge(
+            "fraud_thresholds_version",
+            "Version of the thresholds in use, by every worker; 0 before the first publication.",
+            registry=self.registry,
+        ).set_function(version)
 
     def show_model(self, *, name: str, version: str, sha256: str, provider: str) -> None:
         """Name the model in use; a former one disappears."""
@@ -169,8 +207,27 @@ class Telemetry:
         self._kernel_ready.set(1)
 
     def exposition(self) -> bytes:
-        """All metrics in the Prometheus text format, version 0.0.4."""
-        return bytes(generate_latest(self.registry))
+        """All metrics in the Prometheus text format, version 0.0.4; of all workers, where there are others."""
+        if self._board is None:
+            return generate_latest(self.registry)
+        self.post()
+        return generate_latest(_Collected(self._board.read(COMBINED)))
+
+    def post(self) -> None:
+        """Show this worker's metrics to the others; what it counts later is lost if it dies."""
+        assert self._board is not None, "a process that is alone has nobody to post for"
+        self._board.post(self.registry.collect())
+
+
+class _Collected(Collector):
+    """Metrics that were collected already."""
+
+    def __init__(self, metrics: Iterable[Metric]) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> Iterable[Metric]:
+        """All of them."""
+        return self._metrics
 
 
 class _StoreMetrics(Collector):
@@ -187,11 +244,11 @@ class _StoreMetrics(Collector):
                 "fraud_store_entities", "Entities whose history is in the store.", value=status.entities
             )
         for name, text, value in (
-            ("fraud_store_links", "Servers of the store that this process talks to.", status.links),
+            ("fraud_store_links", "Links to servers of the store: each worker has one to each server.", status.links),
             ("fraud_store_links_up", "Of these, how many answer; fewer: their entities are degraded.", status.links_up),
             (
                 "fraud_store_deferred",
-                "Appends and decisions that wait in this process for the store; lost with it.",
+                "Appends and decisions that wait in memory for the store; lost with their process.",
                 status.deferred,
             ),
         ):

@@ -57,8 +57,8 @@ class ThresholdStore:
     """Serves one version, publishes the next.
 
     What was published stays in force whatever file or bundle the process is started with later. Publishing is safe
-    between threads, and between processes that share the file: each sees the others' versions when it publishes or
-    starts.
+    between threads, and between processes that share the file: each sees the others' versions when it publishes,
+    refreshes or starts.
     """
 
     def __init__(self, path: Path | None, initial: Thresholds, source: Source) -> None:
@@ -77,7 +77,9 @@ class ThresholdStore:
         self._base_currency = initial.document.currency
         self._size = 0  # bytes of the file that were read and found whole
         self._digest = _BEFORE_THE_FIRST  # of the last line within them
+        self._seen: tuple[int, int, int] | None = None  # how the file looked before it was last read
         if path is not None:
+            self._seen = _appearance(path)
             self._read(path)
 
     def publish(
@@ -118,20 +120,35 @@ class ThresholdStore:
             self.current = _published(record, thresholds)
             return self.current
 
+    def refresh(self) -> None:
+        """Take over what other processes published. If that is nothing, it costs one look at the file's size and time.
+
+        Where the file cannot be read any more, or was altered, the version in force stays, and the log says so once.
+        """
+        if self._path is None or (seen := _appearance(self._path)) == self._seen:
+            return
+        self._seen = seen
+        try:
+            self._read(self._path)
+        except StateInvalid as error:
+            _log.error("thresholds_not_refreshed", in_force=self.current.number, reason=str(error))
+
     def _read(self, path: Path) -> None:
         try:
             with FileIO(path) as file:
                 fcntl.flock(file, fcntl.LOCK_SH)
                 self._catch_up(file)
-        except (FileNotFoundError, NotADirectoryError):
-            return  # nothing was published yet
+        except (FileNotFoundError, NotADirectoryError) as error:
+            if self._size:
+                raise self._gone() from error
+            # else nothing was published yet
         except OSError as error:
             raise StateInvalid(f"{path}: what was published cannot be read ({error.strerror})") from error
 
     def _catch_up(self, file: FileIO) -> None:
         """Take over the lines that were not read yet; the last one's thresholds come into force."""
         if os.fstat(file.fileno()).st_size < self._size:
-            raise StateInvalid(f"{self._path}: lines that were read before are gone; {_REMEDY}")
+            raise self._gone()
         file.seek(self._size)
         *lines, torn = file.read().split(b"\n")
         if torn:
@@ -143,6 +160,9 @@ class ThresholdStore:
         if record is not None:
             self.current = _published(record, self._fitting(record))
         self._size, self._digest = size, digest
+
+    def _gone(self) -> StateInvalid:
+        return StateInvalid(f"{self._path}: lines that were read before are gone; {_REMEDY}")
 
     def _unsealed(self, line: bytes, number: int, *, after: str) -> tuple["_Record", str]:
         """The record in a line, with the line's digest. Sealing it again must give the same bytes."""
@@ -230,6 +250,15 @@ def _sealed(record: _Record, *, after: str) -> tuple[bytes, str]:
 
 def _canonical(value: JsonValue) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def _appearance(path: Path) -> tuple[int, int, int] | None:
+    """What changes whenever a file does; None where it cannot be looked at."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 @contextmanager

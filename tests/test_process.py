@@ -42,10 +42,10 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @contextmanager
-def started(bundle: Path, state_dir: Path, port: int) -> Iterator[tuple["subprocess.Popen[str]", str]]:
+def started(bundle: Path, state_dir: Path, port: int, *options: str) -> Iterator[tuple["subprocess.Popen[str]", str]]:
     """A process that is ready, and its URL."""
     process = subprocess.Popen(  # noqa: S603 - our own command
-        command(f"--model-dir={bundle}", f"--state-dir={state_dir}", f"--port={port}"),
+        command(f"--model-dir={bundle}", f"--state-dir={state_dir}", f"--port={port}", *options),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -142,7 +142,7 @@ def test_a_taken_port_is_reported_in_one_line(small_bundle: Path, tmp_path: Path
     [
         (["--prot", "1"], "SettingsInvalid: command line: --prot is not a setting; the closest is --port"),
         (["--prot=1"], "SettingsInvalid: command line: --prot is not a setting; the closest is --port"),
-        (["sevre"], "SettingsInvalid: sevre is not a command; there are serve, check, warm, backfill, settings"),
+        (["sevre"], "SettingsInvalid: sevre is not a command; there are serve, check, warm, backfill, bench-model, settings"),
         (["--port", "http"], "SettingsInvalid: TOUCHSTONE_PORT: "),
         (["--model-dir", "/nowhere"], "BundleInvalid: /nowhere holds no bundle"),
         (["--config", "/nowhere"], "SettingsInvalid: /nowhere"),

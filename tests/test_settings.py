@@ -79,12 +79,24 @@ def test_an_unknown_key_or_flag_stops_the_start_too(tmp_path: Path) -> None:
         ("allow_card_number_tokens", "perhaps"),
         ("log_level", "trace"),
         ("inference_threads", "0"),
+        ("workers", "0"),
+        ("workers", "65"),
+        ("fast_lane", "on"),
     ],
 )
 def test_a_wrong_value_is_named_and_shown(name: str, value: str) -> None:
     """The message has the variable, what was expected and what was there."""
     with pytest.raises(SettingsInvalid, match=rf"{environment_variable(name)}: .*\(got '{value}'\)"):
         read_settings({name: value}, {}, None)
+
+
+def test_several_workers_need_a_store_that_they_share() -> None:
+    """memory:// is refused for more than one, with what to do; any other store is not."""
+    environ = {"TOUCHSTONE_WORKERS": "2"}
+    with pytest.raises(SettingsInvalid, match=r"^TOUCHSTONE_WORKERS: 2 .*memory://.*Set TOUCHSTONE_STORE_URL"):
+        read_settings({}, environ, None)
+    assert read_settings({"store_url": "redis://h"}, environ, None).workers == 2
+    assert read_settings({"workers": "1"}, environ, None).store_url == "memory://"
 
 
 def test_a_wrong_store_url_is_not_shown() -> None:

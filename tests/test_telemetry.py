@@ -59,8 +59,8 @@ def test_each_observation_moves_its_metric(telemetry: Telemetry) -> None:
 def test_what_others_count_is_asked_for_at_collection(telemetry: Telemetry) -> None:
     """The store's size and the thresholds' version are never stale."""
     sizes = iter([5, 6])
-    telemetry.watch_store(lambda: StoreStatus(entities=next(sizes), evictions=2))
     telemetry.watch_thresholds(lambda: 7)
+    telemetry.watch_store(lambda: StoreStatus(entities=next(sizes), evictions=2))
     assert value(telemetry, "fraud_store_evictions_total") == 2
     assert value(telemetry, "fraud_store_entities") == 6
     assert value(telemetry, "fraud_thresholds_version") == 7

@@ -12,8 +12,8 @@ import yaml
 from prometheus_client import CollectorRegistry
 from pydantic import JsonValue
 
-from service.__main__ import DRAIN_SECONDS
 from service.app import create_app
+from service.server import DRAIN_SECONDS
 from service.settings import Settings, read_settings
 from service.stores.fallback import MAX_DEFERRED_APPENDS, MAX_KEPT_DECISIONS
 from service.telemetry import Telemetry
