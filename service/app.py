@@ -13,6 +13,7 @@ from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 from starlette.routing import Route
 
+from service.api.admission import Admission
 from service.api.decisions import router as decisions_router
 from service.api.guard import Guard
 from service.api.health import health_router
@@ -30,7 +31,8 @@ from service.layout import Layout
 from service.model import OnnxModel
 from service.reporter import Reporter
 from service.scorer import Scorer, ScoreRequest
-from service.settings import Settings
+from service.security import ApiKeys
+from service.settings import MEMORY, Settings
 from service.stores.base import Store
 from service.stores.fallback import FallbackStore
 from service.stores.memory import MemoryStore
@@ -41,9 +43,11 @@ from service.thresholds import parse_thresholds_json
 from service.transaction import EARLIEST_EVENT_MS
 
 API_VERSION = "0.1.0"  # of what docs/api.md describes; the package's own, as long as both change together
+MOST_WAITING = 512  # requests, besides those being scored: some 50 ms of work; the next is better answered at once
+BULK_ITEMS = 16  # of what came in arrays, scored at once: a lone request waits for them, 2 ms at most
+MOST_BULK_WAITING = 8_000  # items of arrays, or eight arrays of the largest size: a second of work, and 20 MB
 WARM_UP_TRANSACTIONS = 64  # more than any log holds before it is compacted
 RENEWAL_SECONDS = 38 * 24 * 3600  # a log outlives its horizon by this; its expiry is renewed when 30 days old
-MEMORY = "memory://"
 PUBLISHED_THRESHOLDS = "thresholds.jsonl"  # in the state directory
 
 
@@ -61,6 +65,7 @@ async def open_running(
     Raises:
         TouchstoneError: something is missing, altered or does not fit; the message says what and where.
     """
+    keys = None if settings.api_keys_file is None else ApiKeys.load(settings.api_keys_file)
     bundle, model, thresholds = await asyncio.to_thread(_open_model, settings)
     prepared = await asyncio.to_thread(_open_prepared, settings, bundle)
     store = await open_store(settings, bundle)
@@ -83,18 +88,25 @@ async def open_running(
         sha256=bundle.model_sha256,
         provider=model.provider.value,
     )
-    waiting = Batcher(scorer.score)
+    waiting = Batcher(scorer.score, overflow=scorer.decide_at_once, most_waiting=MOST_WAITING)
+    bulk = Batcher(
+        scorer.score,
+        overflow=scorer.decide_at_once,
+        most_waiting=MOST_BULK_WAITING,
+        most_items=BULK_ITEMS,
+        most_batches=1,
+    )
     reporter = Reporter(store, layouts)
     async with AsyncExitStack() as closing:  # in the reverse order, each whatever became of the others
         closing.push_async_callback(store.close)
         closing.push_async_callback(scorer.close)
         closing.push_async_callback(waiting.close)
-        yield Running(settings, telemetry, bundle, model, thresholds, scorer, waiting, reporter, now_ms)
+        closing.push_async_callback(bulk.close)
+        yield Running(settings, keys, telemetry, bundle, model, thresholds, scorer, waiting, bulk, reporter, now_ms)
 
 
 def create_app(telemetry: Telemetry) -> FastAPI:
     """The HTTP interface. It is alive at once, and ready once `app.state.touchstone` is what `open_running` gives."""
-    problems = Problems(telemetry)
     app = FastAPI(
         title="Touchstone",
         summary="Real-time fraud scoring for payments",
@@ -109,6 +121,9 @@ def create_app(telemetry: Telemetry) -> FastAPI:
     def is_ready() -> bool:
         return app.state.touchstone is not None
 
+    problems = Problems(telemetry)
+    admission = Admission(is_ready=is_ready, keys=lambda: app.state.touchstone.keys, new_request_id=_request_ids())
+    app.state.admission, app.state.problems = admission, problems  # for who answers beside the app
     app.router.routes[:0] = [  # first, because they are asked for most
         Route("/score", ScoreEndpoint(), methods=["POST"], include_in_schema=False),
         Route("/score/batch", BatchEndpoint(problems), methods=["POST"], include_in_schema=False),
@@ -117,7 +132,7 @@ def create_app(telemetry: Telemetry) -> FastAPI:
     for router in (decisions_router, thresholds_router, models_router, health_router(telemetry, is_ready)):
         app.include_router(router)
     problems.answer_for(app)
-    app.add_middleware(Guard, problems=problems, is_ready=is_ready, new_request_id=_request_ids())
+    app.add_middleware(Guard, admission=admission, problems=problems)
     describe(app)
     return app
 
@@ -187,10 +202,15 @@ async def open_shared_store(settings: Settings, bundle: Bundle) -> RedisStore:
 def _open_model(settings: Settings) -> tuple[Bundle, OnnxModel, ThresholdStore]:
     """What decides, warm."""
     bundle = Bundle.load(bundle_directory(settings.model_dir))
-    model = OnnxModel.load(bundle, provider=settings.provider, threads=settings.inference_threads)
+    model = OnnxModel.load(bundle, provider=settings.provider, threads=inference_threads(settings))
     thresholds = open_thresholds(settings, bundle)
     _warm_up(bundle, model, thresholds)
     return bundle, model, thresholds
+
+
+def inference_threads(settings: Settings) -> int | None:
+    """Threads of one model call; None: as many as are worth it here. Several workers share the cores already."""
+    return 1 if settings.inference_threads is None and settings.workers > 1 else settings.inference_threads
 
 
 def _open_prepared(settings: Settings, served: Bundle) -> Layout | None:

@@ -15,7 +15,7 @@ from service.features.entry import Column, transaction_row
 from service.features.offline import base_of
 from service.features.online import base_head, encode, read_entries, split_base
 from service.features.plan import Plan
-from service.layout import Layout, Tokens, tokens_of
+from service.layout import Layout, Tokens, tokens_of, tokens_of_outcome
 from service.stores.base import Archive, Chunk, Remote
 from service.transaction import Outcome, read_outcome, read_transaction
 
@@ -157,7 +157,7 @@ def _begin(outcome: Outcome, origins: Mapping[str, tuple[int, Tokens]]) -> Dossi
         return Dossier(*origins[outcome.transaction_id])
     if outcome.event_time_ms is None or outcome.card_id is None or outcome.merchant_id is None:
         raise LookupError
-    return Dossier(outcome.event_time_ms, tokens_of(outcome))
+    return Dossier(outcome.event_time_ms, tokens_of_outcome(outcome))
 
 
 async def _chunks(store: Archive, layout: Layout) -> Mapping[bytes, list[Chunk]]:

@@ -14,38 +14,73 @@ MOST_BATCHES = 2  # under way: while one waits for the store another is computed
 
 class _Waiting(NamedTuple, Generic[Item, Result]):
     item: Item
-    answer: "asyncio.Future[Result]"
+    deliver: Callable[[Result | Exception], None]
 
 
 class Batcher(Generic[Item, Result]):
     """Hands over what comes in one turn of the event loop as one batch. It has no timer: one alone leaves at once."""
 
-    def __init__(self, handle: Callable[[Sequence[Item]], Awaitable[Sequence[Result]]]) -> None:
-        """`handle` gives a result for each item, in order; what it raises everybody in the batch is told."""
+    def __init__(
+        self,
+        handle: Callable[[Sequence[Item]], Awaitable[Sequence[Result | Exception]]],
+        *,
+        overflow: Callable[[Item], Result],
+        most_waiting: int,
+        most_items: int = MOST_ITEMS,
+        most_batches: int = MOST_BATCHES,
+    ) -> None:
+        """Do nothing yet.
+
+        Args:
+            handle: gives a result for each item, in order; what it raises everybody in the batch is told.
+            overflow: gives the result of an item for which there is no room.
+            most_waiting: how many items there is room for, besides those under way.
+            most_items: how many make a batch.
+            most_batches: how many batches may be under way.
+        """
         self._handle = handle
+        self._overflow = overflow
+        self._most_waiting = most_waiting
+        self._most_items = most_items
+        self._most_batches = most_batches
         self._queue: deque[_Waiting[Item, Result]] = deque()
         self._scheduled = False
         self._under_way: set[asyncio.Task[None]] = set()
 
     def submit(self, item: Item) -> "asyncio.Future[Result]":
-        """The result, or what was raised, once the item's batch is done."""
-        loop = asyncio.get_running_loop()
-        answer: asyncio.Future[Result] = loop.create_future()
-        self._queue.append(_Waiting(item, answer))
+        """The item's result, once its batch is done; or what was raised, or stands where its result would."""
+        answer: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+
+        def deliver(result: Result | Exception) -> None:
+            if answer.done():
+                return  # whoever waited has given up
+            if isinstance(result, Exception):
+                answer.set_exception(result)
+            else:
+                answer.set_result(result)
+
+        self.enqueue(item, deliver)
+        return answer
+
+    def enqueue(self, item: Item, deliver: Callable[[Result | Exception], None]) -> None:
+        """Deliver the item's result, or what was raised, once its batch is done; at once if there is no room for it."""
+        if len(self._queue) >= self._most_waiting:
+            deliver(self._overflow(item))
+            return
+        self._queue.append(_Waiting(item, deliver))
         if not self._scheduled:
             self._scheduled = True
-            loop.call_soon(self._flush)
-        return answer
+            asyncio.get_running_loop().call_soon(self._flush)
 
     async def close(self) -> None:
         """Wait until nothing is under way."""
-        while self._under_way:
-            await asyncio.wait(self._under_way)
+        while self._under_way or self._queue:
+            await (asyncio.wait(self._under_way) if self._under_way else asyncio.sleep(0))
 
     def _flush(self) -> None:
         self._scheduled = False
-        while self._queue and len(self._under_way) < MOST_BATCHES:
-            batch = [self._queue.popleft() for _ in range(min(MOST_ITEMS, len(self._queue)))]
+        while self._queue and len(self._under_way) < self._most_batches:
+            batch = [self._queue.popleft() for _ in range(min(self._most_items, len(self._queue)))]
             task = asyncio.get_running_loop().create_task(self._run(batch))
             self._under_way.add(task)
             task.add_done_callback(self._done)
@@ -57,11 +92,8 @@ class Batcher(Generic[Item, Result]):
     async def _run(self, batch: Sequence[_Waiting[Item, Result]]) -> None:
         try:
             results = await self._handle([waiting.item for waiting in batch])
+            assert len(results) == len(batch), (len(results), len(batch))
         except Exception as error:  # noqa: BLE001 - whoever waits is told, and nobody waits for ever
-            for waiting in batch:
-                if not waiting.answer.done():
-                    waiting.answer.set_exception(error)
-            return
+            results = [error] * len(batch)
         for waiting, result in zip(batch, results, strict=True):
-            if not waiting.answer.done():  # it is where its request was given up
-                waiting.answer.set_result(result)
+            waiting.deliver(result)

@@ -14,7 +14,7 @@ class Decision(IntEnum):
     @property
     def word(self) -> str:
         """The word used in requests, responses, documents and metrics."""
-        return self.name.lower()
+        return _WORDS[self]
 
     @classmethod
     def from_word(cls, word: str) -> "Decision":
@@ -24,3 +24,6 @@ class Decision(IntEnum):
             KeyError: not one of the four words.
         """
         return cls[word.upper()]
+
+
+_WORDS = tuple(decision.name.lower() for decision in Decision)  # an enumeration's name is slow to get

@@ -1,7 +1,8 @@
 """Where the histories of one feature spec are kept: names their logs, writes their entries, folds what comes back."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,7 @@ from service.features.online import Histories, encode_all, fold
 from service.features.plan import Plan
 from service.features.spec import KEY_FIELDS
 from service.stores.base import Append
+from service.transaction import Outcome, Transaction
 
 Tokens = tuple[str | None, ...]  # what names a transaction's entities, by KEY_FIELDS; None where it names none
 
@@ -24,6 +26,10 @@ class Layout:
         self.kinds = len(plan.entities)
         self._prefixes = tuple(f"{self.spec}:{entity.name}:" for entity in plan.spec.entities)
         self._fields = tuple(KEY_FIELDS.index(entity.key) for entity in plan.spec.entities)
+
+    def named(self, tokens: Tokens) -> Tokens:
+        """By entity, the token that names it."""
+        return tuple(tokens[field] for field in self._fields)
 
     def keys(self, transactions: Iterable[Tokens]) -> list[bytes | None]:
         """Transaction by transaction and entity by entity, the key of its log; None where none is named."""
@@ -75,12 +81,20 @@ class Logs:
 
     def compactable(self, histories: Histories) -> Iterator[tuple[bytes, bytes, int]]:
         """Key, value and kind of entity of each log that is long, or old, enough to be replaced by a base."""
-        places = zip(self.keys, self.values, histories.findings.flat, strict=True)
-        for index, (key, value, finding) in enumerate(places):
-            if key and value and finding & COMPACTABLE:
+        for index in np.flatnonzero(histories.findings & COMPACTABLE).tolist():
+            key, value = self.keys[index], self.values[index]
+            if key and value:
                 yield key, value, index % self.layout.kinds
 
 
-def tokens_of(named: object) -> Tokens:
-    """What a transaction or an outcome names of entities."""
-    return tuple(getattr(named, field, None) for field in KEY_FIELDS)
+def tokens_of(transaction: Transaction) -> Tokens:
+    """What a transaction names of entities."""
+    return _TOKENS(transaction)
+
+
+def tokens_of_outcome(outcome: Outcome) -> Tokens:
+    """What an outcome names of them, which has a field for some only."""
+    return tuple(getattr(outcome, field, None) for field in KEY_FIELDS)
+
+
+_TOKENS: Callable[[Transaction], Tokens] = attrgetter(*KEY_FIELDS)

@@ -1,8 +1,8 @@
 """The parity meter: computes a sample of live decisions again, the way training does, and counts what differs."""
 
 import asyncio
-import zlib
 from dataclasses import dataclass
+from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,12 +59,14 @@ class ParityMeter:
 
     def audits(self, key: bytes) -> bool:
         """Whether an entity belongs to the sample."""
-        return zlib.crc32(key) % SAMPLES < self._limit
+        return crc32(key) % SAMPLES < self._limit
 
     def observe(self, rows: NDArray[np.int64], logs: Logs, histories: Histories) -> None:
         """Check later what was just served, where it belongs to the sample."""
-        for index, key in enumerate(logs.keys):
-            if key is None or not self.audits(key) or len(self._waiting) >= MAX_WAITING:
+        limit = self._limit
+        for index in [at for at, key in enumerate(logs.keys) if key is not None and crc32(key) % SAMPLES < limit]:
+            key = logs.keys[index]
+            if key is None or len(self._waiting) >= MAX_WAITING:
                 continue
             i, k = divmod(index, logs.layout.kinds)
             value = logs.values[index]

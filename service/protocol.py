@@ -44,13 +44,21 @@ class GuardedProtocol(HttpToolsProtocol):
         if self._received > MAX_HEAD_BYTES and self._head_bytes() > MAX_HEAD_BYTES:
             raise ValueError("the request's head is too large")
         self._in_head = False
-        super().on_headers_complete()
+        self.head_complete()
 
     def on_message_complete(self) -> None:
         """The request's last byte is here."""
-        super().on_message_complete()
+        self.body_complete()
         self._received = 0
         self._disarm()
+
+    def head_complete(self) -> None:
+        """Begin with a request whose head may stay."""
+        super().on_headers_complete()
+
+    def body_complete(self) -> None:
+        """Go on with a request that is here whole."""
+        super().on_message_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Nothing is left to wait for."""

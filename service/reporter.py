@@ -8,7 +8,7 @@ import numpy as np
 from service.dossier import Dossier, Report
 from service.errors import OutcomeKeysNeeded, StoreUnavailable
 from service.features.entry import CLOCK_TOLERANCE_MS
-from service.layout import Layout, tokens_of
+from service.layout import Layout, tokens_of_outcome
 from service.stores.base import LOOK_BACK_MS, Remote
 from service.transaction import Outcome
 
@@ -87,7 +87,7 @@ class Reporter:
             raise OutcomeKeysNeeded(
                 "no decision is held for this transaction: send its timestamp, card_id and merchant_id"
             )
-        return Dossier(min(outcome.event_time_ms, arrival_ms + CLOCK_TOLERANCE_MS), tokens_of(outcome))
+        return Dossier(min(outcome.event_time_ms, arrival_ms + CLOCK_TOLERANCE_MS), tokens_of_outcome(outcome))
 
     async def _settle(self, transaction_id: str, dossier: Dossier, *, interrupted: bool) -> Dossier:
         """Append what is pending to every log, and note that it is done; where somebody may have begun, look first."""

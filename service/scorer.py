@@ -3,34 +3,49 @@
 import hashlib
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import reduce
+from math import isnan
+from operator import or_
+from typing import NamedTuple
 
 import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from service.batching import Batcher
 from service.bundle import Bundle
 from service.compactor import Compactor
 from service.decision import Decision
 from service.errors import IdempotencyConflict
 from service.explain import Explainer, Reason
 from service.features.entry import Column, transaction_row, void_row
-from service.features.kernel import DUPLICATE, RETRIED, UNAVAILABLE, UNKNOWN
+from service.features.kernel import ABSENT, DUPLICATE, RETRIED, UNAVAILABLE, UNKNOWN
 from service.features.online import Histories, encode
 from service.layout import Layout, Logs, Tokens, tokens_of
 from service.model import OnnxModel
 from service.parity import ParityMeter
-from service.stores.base import NO_ANSWER, NOWHERE, Append, DecisionRecord, NewDecision, Snapshot, Store
+from service.response import Content, Response, ResponseWriter
+from service.stores.base import (
+    APPENDED_LATER,
+    NO_ANSWER,
+    NOWHERE,
+    Append,
+    DecisionRecord,
+    NewDecision,
+    Snapshot,
+    Store,
+)
 from service.telemetry import Stage, Telemetry
 from service.threshold_store import ThresholdStore
 from service.thresholds import Ruling, Thresholds
 from service.transaction import Transaction, read_transaction, write_instant
 
+MOST_UNWRITTEN = 10_000  # decisions of an overload that wait for their turn in the store: 30 MB
 LATE_MS = 7 * 24 * 3600 * 1000  # events later than this are not exact in every window; they are counted
 
 
-@dataclass(frozen=True, slots=True)
-class ScoreRequest:
+class ScoreRequest(NamedTuple):
     """A checked transaction.
 
     Attributes:
@@ -56,8 +71,7 @@ class ScoreRequest:
         return cls(transaction, body, transaction.digest(), arrival_ms)
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """The body of a response, byte for byte, and whether it was given before."""
 
     body: bytes
@@ -106,8 +120,14 @@ class _Case:
         return self.request.transaction.transaction_id
 
 
-@dataclass(frozen=True, slots=True)
-class _Verdict:
+class _Unwritten(NamedTuple):
+    """A decision that was made without the store."""
+
+    case: _Case
+    response: Response
+
+
+class _Verdict(NamedTuple):
     """What was found out about one case."""
 
     probability: float | None
@@ -154,8 +174,9 @@ class Scorer:
         self._explainer = Explainer(bundle, model)
         self._meter = ParityMeter(store, telemetry, share=parity_share)
         self._compactor = Compactor(store, audits=self._meter.audits)
+        self._unwritten = Batcher(self._write_down, overflow=self._give_up_writing, most_waiting=MOST_UNWRITTEN)
         manifest = bundle.manifest
-        self._model_name = {"name": manifest.name, "version": manifest.version, "sha256": bundle.model_sha256}
+        self._writer = ResponseWriter(name=manifest.name, version=manifest.version, sha256=bundle.model_sha256)
 
     async def score(self, requests: Sequence[ScoreRequest]) -> list[Answer | IdempotencyConflict]:
         """Answer each request, in order, as if they had been sent one after the other: the hot path."""
@@ -181,6 +202,23 @@ class Scorer:
         watch.stop()
         return [self._answer(request, cases[request.transaction.transaction_id]) for request in requests]
 
+    def decide_at_once(self, request: ScoreRequest) -> Answer:
+        """The fallback decision: for a request that there is no room for.
+
+        It is made without history, model and earlier decisions; those who come later find it as they find any other,
+        since its entries and its record are written when its turn has come.
+        """
+        case = self._case(request)
+        version = self._thresholds.current
+        ruling = version.thresholds.decide(
+            probability=None, amount_minor=case.amount_minor, transaction=request.transaction
+        )
+        verdict = _Verdict(None, ruling, (), ("overload", "idempotency"))
+        response = self._response(case, verdict, version.number, 0.0)
+        self._telemetry.observe_decision(ruling.decision, None, verdict.degraded)
+        self._unwritten.enqueue(_Unwritten(case, response), _nobody_waits)
+        return Answer(response.body, replayed=False)
+
     async def find_decision(self, transaction_id: str) -> StoredDecision | None:
         """A decision that is still held, with what the model saw; explained whatever it was.
 
@@ -193,7 +231,7 @@ class Scorer:
         snapshot = await self._store.find_snapshot(transaction_id, record)
         ours = record.spec == self._layouts[0].spec
         return StoredDecision(
-            response=orjson.loads(record.response),
+            response=orjson.loads(record.response.body),
             revs=dict(zip(self._plan.entities, [None if rev < 0 else rev for rev in record.revs], strict=True))
             if ours
             else {},
@@ -202,6 +240,7 @@ class Scorer:
 
     async def close(self) -> None:
         """Let what runs in the background finish."""
+        await self._unwritten.close()
         await self._compactor.close()
         await self._meter.close()
 
@@ -240,8 +279,9 @@ class Scorer:
         version = self._thresholds.current
         verdicts = self._rule(cases, histories, logits, probabilities, version.thresholds)
         watch.lap(Stage.DECIDE)
+        latency_ms = watch.elapsed_ms()
         responses = [
-            self._response(case, verdict, version.number, watch.elapsed_ms())
+            self._response(case, verdict, version.number, latency_ms)
             for case, verdict in zip(cases, verdicts, strict=True)
         ]
         await self._remember(cases, histories, responses)
@@ -257,8 +297,8 @@ class Scorer:
         thresholds: Thresholds,
     ) -> list[_Verdict]:
         scored = [
-            None if case.amount_minor is None or np.isnan(probability) else float(probability)
-            for case, probability in zip(cases, probabilities, strict=True)
+            None if case.amount_minor is None or isnan(probability) else probability
+            for case, probability in zip(cases, probabilities.tolist(), strict=True)
         ]
         rulings = [
             thresholds.decide(
@@ -266,35 +306,37 @@ class Scorer:
             )
             for case, probability in zip(cases, scored, strict=True)
         ]
+        reasons = self._explain(scored, rulings, histories, logits)
+        findings = histories.findings.tolist()
+        return [
+            _Verdict(probability, ruling, reasons.get(index, ()), self._degraded(case, probability, findings[index]))
+            for index, (case, probability, ruling) in enumerate(zip(cases, scored, rulings, strict=True))
+        ]
+
+    def _explain(
+        self,
+        scored: Sequence[float | None],
+        rulings: Sequence[Ruling],
+        histories: Histories,
+        logits: NDArray[np.float32],
+    ) -> dict[int, tuple[Reason, ...]]:
+        """By place in the batch, the reasons for what is not approved."""
         explained = [
             index
             for index, (ruling, probability) in enumerate(zip(rulings, scored, strict=True))
             if ruling.decision is not Decision.APPROVE and probability is not None
         ]
-        reasons = dict(
-            zip(
-                explained,
-                self._explainer.explain(
-                    histories.numeric[explained], histories.categorical[explained], logits[explained]
-                ),
-                strict=True,
-            )
-        )
-        return [
-            _Verdict(
-                probability,
-                ruling,
-                reasons.get(index, ()),
-                self._degraded(case, probability, histories.findings[index]),
-            )
-            for index, (case, probability, ruling) in enumerate(zip(cases, scored, rulings, strict=True))
-        ]
+        if not explained:
+            return {}
+        numeric, categorical = histories.numeric[explained], histories.categorical[explained]
+        return dict(zip(explained, self._explainer.explain(numeric, categorical, logits[explained]), strict=True))
 
-    def _degraded(self, case: _Case, probability: float | None, findings: NDArray[np.int64]) -> tuple[str, ...]:
-        """What the decision was made without, from the closed list of the contract."""
-        bits = findings.tolist()
-        missing = [name for name, bit in zip(self._plan.entities, bits, strict=True) if bit & (UNKNOWN | UNAVAILABLE)]
-        if any(bit & DUPLICATE for bit in bits):
+    def _degraded(self, case: _Case, probability: float | None, findings: Sequence[int]) -> tuple[str, ...]:
+        """What the decision was made without, from the closed list of the contract; `findings` by entity."""
+        missing = [
+            name for name, bits in zip(self._plan.entities, findings, strict=True) if bits & (UNKNOWN | UNAVAILABLE)
+        ]
+        if reduce(or_, findings, 0) & DUPLICATE:
             missing.append("duplicate")
         if case.amount_minor is None:
             missing.append("currency")
@@ -304,23 +346,23 @@ class Scorer:
             missing.append("idempotency")
         return tuple(missing)
 
-    def _response(self, case: _Case, verdict: _Verdict, thresholds_version: int, latency_ms: float) -> bytes:
-        """The body of the answer (docs/api.md)."""
-        probability, ruling = verdict.probability, verdict.ruling
-        return orjson.dumps(
-            {
-                "transaction_id": case.request.transaction.transaction_id,
-                "decision_id": _decision_id(case.request),
-                "decision": ruling.decision.word,
-                "probability": probability,
-                "score": self._score(probability),
-                "reasons": verdict.reasons,
-                "thresholds": {"version": thresholds_version, "segment": ruling.segment},
-                "model": self._model_name,
-                "degraded": verdict.degraded,
-                "scored_at": write_instant(case.request.arrival_ms),
-                "latency_ms": latency_ms,
-            }
+    def _response(self, case: _Case, verdict: _Verdict, thresholds_version: int, latency_ms: float) -> Response:
+        """The answer to the case (docs/api.md)."""
+        probability, ruling, reasons, degraded = verdict
+        return self._writer.write(
+            Content(
+                case.transaction_id,
+                _decision_id(case.request),
+                ruling.decision.word,
+                probability,
+                self._score(probability),
+                reasons,
+                thresholds_version,
+                ruling.segment,
+                degraded,
+                write_instant(case.request.arrival_ms),
+                latency_ms,
+            )
         )
 
     def _score(self, probability: float | None) -> int | None:
@@ -329,12 +371,13 @@ class Scorer:
             return None
         return bisect_right(self._bundle.manifest.score_thresholds, probability)
 
-    async def _remember(self, cases: Sequence[_Case], histories: Histories, responses: Sequence[bytes]) -> None:
+    async def _remember(self, cases: Sequence[_Case], histories: Histories, responses: Sequence[Response]) -> None:
         """Keep each decision, so that a retry gets the same bytes and an outcome finds its transaction.
 
         Of two that decide on the same transaction at once the first to be kept stands, and answers both. What the store
         did not take in time is kept in this process, and says so.
         """
+        revs = histories.revs.tolist()
         decisions = [
             NewDecision(
                 case.transaction_id,
@@ -344,7 +387,7 @@ class Scorer:
                     event_time_ms=case.row[Column.TIME],
                     tokens=case.tokens,
                     spec=self._layouts[0].spec,
-                    revs=tuple(histories.revs[index].tolist()),
+                    revs=tuple(revs[index]),
                 ),
                 Snapshot(
                     case.request.body,
@@ -365,20 +408,61 @@ class Scorer:
         record = decision.record
         if not case.unsure:
             case.unsure = True
-            response = orjson.loads(record.response)
-            response["degraded"].append("idempotency")
-            record = replace(record, response=orjson.dumps(response))
+            answer = orjson.loads(record.response.body)
+            answer["degraded"].append("idempotency")
+            record = record._replace(response=Response.of(orjson.dumps(answer)))
         self._store.keep([decision._replace(record=record)])
         return record
 
     def _observe(self, cases: Sequence[_Case], verdicts: Sequence[_Verdict], histories: Histories) -> None:
-        for case, verdict in zip(cases, verdicts, strict=True):
-            if case.made:
-                unsure = ["idempotency"] if case.unsure and "idempotency" not in verdict.degraded else []
-                degraded = [*verdict.degraded, *unsure]
-                self._telemetry.observe_decision(verdict.ruling.decision, verdict.probability, degraded)
-        for _ in range(int((histories.lateness_ms > LATE_MS).any(axis=1).sum())):
-            self._telemetry.observe_late_event()
+        made = [verdict for case, verdict in zip(cases, verdicts, strict=True) if case.made]
+        missing = [word for verdict in made for word in verdict.degraded]
+        missing += [
+            "idempotency" for case, verdict in zip(cases, verdicts, strict=True) if _became_unsure(case, verdict)
+        ]
+        self._telemetry.observe_decisions(
+            [verdict.ruling.decision for verdict in made], [verdict.probability for verdict in made], missing
+        )
+        late = (histories.lateness_ms > LATE_MS).any(axis=1).sum()
+        if late:
+            self._telemetry.observe_late_event(times=int(late))
+
+    async def _write_down(self, decided: Sequence[_Unwritten]) -> list[None]:
+        """Append and remember what was decided without the store; what it does not take now, it is given later."""
+        rows = np.array([case.row for case, _ in decided], np.int64)
+        tokens = [case.tokens for case, _ in decided]
+        appends = [append for layout in self._layouts for append in layout.appends(rows, layout.keys(tokens))]
+        appended = await self._store.append(appends)
+        self._store.defer([append for append, done in zip(appends, appended, strict=True) if not done])
+        decisions = [self._unseen(case, response) for case, response in decided]
+        standing = await self._store.put_decisions(decisions)
+        self._store.keep([it for it, record in zip(decisions, standing, strict=True) if record is None])
+        return [None] * len(decided)
+
+    def _give_up_writing(self, decided: _Unwritten) -> None:
+        """Where too much waits the store's own bound applies, which counts what it drops."""
+        self._store.keep([self._unseen(*decided)])
+
+    def _unseen(self, case: _Case, response: Response) -> NewDecision:
+        """A decision for which no history was read."""
+        named = [token is not None for token in self._layouts[0].named(case.tokens)]
+        return NewDecision(
+            case.transaction_id,
+            DecisionRecord(
+                digest=case.request.digest,
+                response=response,
+                event_time_ms=case.row[Column.TIME],
+                tokens=case.tokens,
+                spec=self._layouts[0].spec,
+                revs=tuple(APPENDED_LATER if there else NOWHERE for there in named),
+            ),
+            Snapshot(
+                case.request.body,
+                np.full(len(self._plan.numeric), np.nan, np.float32),
+                np.array(case.row, np.int64)[list(self._plan.categorical_columns)],
+                np.array([UNAVAILABLE if there else ABSENT for there in named], np.int64),
+            ),
+        )
 
     async def _take_back(
         self, cases: Sequence[_Case], rows: NDArray[np.int64], folded: Iterable[tuple[Logs, Histories]]
@@ -415,7 +499,7 @@ class Scorer:
         replayed = not case.made or request is not case.request
         if replayed:
             self._telemetry.observe_replay()
-        return Answer(case.record.response, replayed)
+        return Answer(case.record.response.body, replayed)
 
     def _seen(self, snapshot: Snapshot) -> Seen:
         """What the model saw, by name, and why it answered as it did."""
@@ -450,6 +534,15 @@ class _Stopwatch:
 
     def elapsed_ms(self) -> float:
         return round((self._clock() - self._started) * 1000, 3)
+
+
+def _became_unsure(case: _Case, verdict: _Verdict) -> bool:
+    """Whether a decision could not be remembered, after it was found out."""
+    return case.made and case.unsure and "idempotency" not in verdict.degraded
+
+
+def _nobody_waits(_: object) -> None:
+    """For what is done behind the answers."""
 
 
 def _is_second(record: DecisionRecord, layout: Layout, k: int, rev: int) -> bool:

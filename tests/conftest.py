@@ -26,11 +26,14 @@ def small_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_small_bundle(tmp_path_factory.mktemp("models"))
 
 
-@pytest.fixture(scope="session")
-def service(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """One server for all tests of endpoints: each test uses ids of its own (see `new_id`)."""
+@pytest.fixture(scope="session", params=["auto", "off"], ids=["lane", "asgi"])
+def service(
+    request: pytest.FixtureRequest, small_bundle: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Service]:
+    """One server for all tests of endpoints, with the fast lane and without: each test uses ids of its own, `new_id`."""
     state_dir = tmp_path_factory.mktemp("state")
-    with serving(Settings(model_dir=small_bundle, state_dir=state_dir), lambda: ARRIVAL_MS) as started:
+    settings = Settings(model_dir=small_bundle, state_dir=state_dir, fast_lane=request.param)
+    with serving(settings, lambda: ARRIVAL_MS) as started:
         yield started
 
 

@@ -25,12 +25,17 @@ class Doubler:
         return [2 * number for number in numbers]
 
 
+def refuse(number: int) -> int:
+    """There is room for all items of a test, but where it says otherwise."""
+    raise AssertionError(number)
+
+
 def test_a_lone_item_is_a_batch_and_those_of_one_turn_are_another() -> None:
     """Nobody waits for a timer, and nobody's result is another's."""
 
     async def act() -> None:
         doubler = Doubler()
-        batcher = Batcher(doubler.double)
+        batcher = Batcher(doubler.double, overflow=refuse, most_waiting=5 * MOST_ITEMS)
         assert await batcher.submit(1) == 2
         assert await asyncio.gather(*[batcher.submit(number) for number in (2, 3, 4)]) == [4, 6, 8]
         assert doubler.batches == [[1], [2, 3, 4]]
@@ -44,7 +49,7 @@ def test_batches_are_bounded_in_size_and_number() -> None:
     async def act() -> None:
         doubler = Doubler()
         doubler.gate.clear()
-        batcher = Batcher(doubler.double)
+        batcher = Batcher(doubler.double, overflow=refuse, most_waiting=5 * MOST_ITEMS)
         answers = [batcher.submit(number) for number in range(3 * MOST_ITEMS + 5)]
         await asyncio.sleep(0.01)
         assert [len(batch) for batch in doubler.batches] == [MOST_ITEMS] * MOST_BATCHES
@@ -59,7 +64,7 @@ def test_an_error_is_told_to_all_in_its_batch_and_to_nobody_else() -> None:
     """The next batch is done as if nothing had happened."""
 
     async def act() -> None:
-        batcher = Batcher(Doubler().double)
+        batcher = Batcher(Doubler().double, overflow=refuse, most_waiting=5 * MOST_ITEMS)
         results = await asyncio.gather(*[batcher.submit(number) for number in (1, -1, 2)], return_exceptions=True)
         assert [type(result) for result in results] == [ValueError] * 3
         assert await batcher.submit(5) == 10
@@ -73,7 +78,7 @@ def test_whoever_gives_up_waiting_harms_nobody() -> None:
     async def act() -> None:
         doubler = Doubler()
         doubler.gate.clear()
-        batcher = Batcher(doubler.double)
+        batcher = Batcher(doubler.double, overflow=refuse, most_waiting=5 * MOST_ITEMS)
         first, second = batcher.submit(1), batcher.submit(2)
         await asyncio.sleep(0)
         first.cancel()
@@ -91,10 +96,46 @@ def test_closing_waits_for_what_is_under_way_and_what_is_queued() -> None:
 
     async def act() -> None:
         doubler = Doubler()
-        batcher = Batcher(doubler.double)
+        batcher = Batcher(doubler.double, overflow=refuse, most_waiting=5 * MOST_ITEMS)
         answers = [batcher.submit(number) for number in range(3 * MOST_ITEMS)]
         await asyncio.sleep(0)
         await batcher.close()
         assert all(answer.done() for answer in answers)
+
+    asyncio.run(act())
+
+
+def test_what_there_is_no_room_for_is_answered_at_once() -> None:
+    """The queue is bounded; those in it, and those who come when it is empty again, are done as always."""
+
+    async def act() -> None:
+        doubler = Doubler()
+        doubler.gate.clear()
+        batcher = Batcher(doubler.double, overflow=lambda number: -number, most_waiting=2)
+        under_way = batcher.submit(1)
+        await asyncio.sleep(0)
+        another = batcher.submit(2)
+        await asyncio.sleep(0)
+        waiting = [batcher.submit(3), batcher.submit(4)]
+        refused = batcher.submit(5)
+        assert refused.done()
+        assert await refused == -5
+        doubler.gate.set()
+        assert await asyncio.gather(under_way, another, *waiting) == [2, 4, 6, 8]
+        assert await batcher.submit(6) == 12
+
+    asyncio.run(act())
+
+
+def test_an_error_that_stands_for_a_result_is_raised_to_its_owner_only() -> None:
+    """A batch may hold refusals."""
+
+    async def act() -> None:
+        async def refuse_odd(numbers: Sequence[int]) -> list[int | Exception]:
+            return [ValueError(number) if number % 2 else number for number in numbers]
+
+        batcher = Batcher(refuse_odd, overflow=refuse, most_waiting=5 * MOST_ITEMS)
+        results = await asyncio.gather(*[batcher.submit(number) for number in (1, 2)], return_exceptions=True)
+        assert [type(result) for result in results] == [ValueError, int]
 
     asyncio.run(act())

@@ -13,9 +13,9 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
-from service.__main__ import Server
 from service.check import listen
 from service.protocol import MAX_HEAD_BYTES, GuardedProtocol
+from service.server import Server
 
 HEAD = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n"
 GIVEN_UP_SECONDS = 2  # ten times the patience of these tests: a machine may be busy

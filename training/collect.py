@@ -178,7 +178,7 @@ def _decision(message: Message, plans: Mapping[str, Plan]) -> Row:
     """One row of `DECISION_SCHEMA`."""
     record, snapshot = decode_record(message.fields[b"d"]), decode_snapshot(message.fields[b"s"])
     _plan_of(record.spec, plans)
-    response = orjson.loads(record.response)
+    response = orjson.loads(record.response.body)
     scored_ms = parse_instant(response["scored_at"])
     transaction = read_transaction(snapshot.request, arrival_ms=scored_ms, allow_card_numbers=True)
     asked = transaction.model_dump(mode="json", by_alias=True) | {"timestamp": transaction.event_time_ms}

@@ -48,6 +48,7 @@ _REPLAYED: Document = {
         "schema": {"type": "string", "enum": ["true"]},
     }
 }
+_KEYS = "Needed where the service was given clients' keys, for everything but health, metrics and documentation"
 _SCHEMAS_AT = "#/components/schemas/{model}"
 
 
@@ -80,6 +81,8 @@ def _completed(document: Document) -> Document:
             assert isinstance(responses, dict), responses
             _answer_with_problems(responses)
     document["paths"] = {**_plain_asgi_paths(), **paths}
+    components["securitySchemes"] = {"ApiKey": {"type": "http", "scheme": "bearer", "description": _KEYS}}
+    document["security"] = [{"ApiKey": []}, {}]
     return document
 
 

@@ -25,7 +25,7 @@ class OutcomesEndpoint:
         parts = running(scope)
         body = await read_body(receive)
         many = body.lstrip().startswith(b"[")
-        results = await _take(split_array(body) if many else [body], parts)
+        results = await _take(await split_array(body) if many else [body], parts)
         if many:
             identity = request_id(Request(scope))
             await send_json(send, b"[" + b",".join(self._item(result, identity) for result in results) + b"]")

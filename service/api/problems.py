@@ -5,6 +5,7 @@ from enum import StrEnum
 from typing import Annotated, NamedTuple
 
 import orjson
+import structlog
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field
@@ -30,6 +31,9 @@ from service.faults import plain_name, reason
 from service.telemetry import Telemetry
 
 MEDIA_TYPE = "application/problem+json"
+_RETRY_LATER = {"Retry-After": "1"}  # seconds; where the same request may succeed then
+
+log = structlog.get_logger(__name__)
 
 
 class ProblemCode(StrEnum):
@@ -49,6 +53,7 @@ class ProblemCode(StrEnum):
     VERSION_CONFLICT = "version_conflict"
     NOT_WRITABLE = "not_writable"
     STORE_UNAVAILABLE = "store_unavailable"
+    UNAUTHENTICATED = "unauthenticated"
     NOT_READY = "not_ready"
     INTERNAL_ERROR = "internal_error"
 
@@ -58,7 +63,7 @@ class Kind(NamedTuple):
 
     status: int
     title: str
-    retry_after_s: int | None = None  # set where the same request may succeed later
+    headers: Mapping[str, str] = {}
 
 
 KINDS: Mapping[ProblemCode, Kind] = {
@@ -75,8 +80,9 @@ KINDS: Mapping[ProblemCode, Kind] = {
     ProblemCode.VERSION_NEEDED: Kind(428, "Say which version you changed"),
     ProblemCode.VERSION_CONFLICT: Kind(412, "Somebody published in between"),
     ProblemCode.NOT_WRITABLE: Kind(503, "The state directory cannot be written"),
-    ProblemCode.STORE_UNAVAILABLE: Kind(503, "The store did not answer in time", retry_after_s=1),
-    ProblemCode.NOT_READY: Kind(503, "The service is starting", retry_after_s=1),
+    ProblemCode.STORE_UNAVAILABLE: Kind(503, "The store did not answer in time", _RETRY_LATER),
+    ProblemCode.UNAUTHENTICATED: Kind(401, "Send a key as Authorization: Bearer KEY", {"WWW-Authenticate": "Bearer"}),
+    ProblemCode.NOT_READY: Kind(503, "The service is starting", _RETRY_LATER),
     ProblemCode.INTERNAL_ERROR: Kind(500, "The service has a defect; its log has the request_id"),
 }
 
@@ -97,6 +103,7 @@ _CODES_BY_STATUS: Mapping[int, ProblemCode] = {  # what the HTTP layer itself re
     405: ProblemCode.METHOD_NOT_ALLOWED,
     413: ProblemCode.BODY_TOO_LARGE,
     415: ProblemCode.UNSUPPORTED_MEDIA_TYPE,
+    401: ProblemCode.UNAUTHENTICATED,
     503: ProblemCode.NOT_READY,
 }
 
@@ -156,6 +163,11 @@ class Problems:
             request_id=request_id,
         )
 
+    def defect(self, error: Exception, *, path: str, request_id: str) -> Problem:
+        """The problem of a request that failed by no error of ours; its cause stands in the log only."""
+        log.error("request_failed_unexpectedly", request_id=request_id, path=path, exc_info=error)
+        return self.problem(ProblemCode.INTERNAL_ERROR, request_id=request_id)
+
     def item(self, error: TouchstoneError, *, request_id: str) -> bytes:
         """What stands in an array of results for an item that was refused."""
         problem = self.of(error, request_id=request_id)
@@ -188,8 +200,7 @@ class Problems:
 def problem_response(problem: Problem, headers: Mapping[str, str] | None = None) -> Response:
     """A problem as a response."""
     kind = KINDS[problem.code]
-    retry = {} if kind.retry_after_s is None else {"Retry-After": str(kind.retry_after_s)}
-    return Response(problem.to_json(), kind.status, {**(headers or {}), **retry}, MEDIA_TYPE)
+    return Response(problem.to_json(), kind.status, {**(headers or {}), **kind.headers}, MEDIA_TYPE)
 
 
 def request_id(request: Request) -> str:

@@ -9,10 +9,10 @@ from starlette.types import Scope
 
 from service.batching import Batcher
 from service.bundle import Bundle
-from service.errors import IdempotencyConflict
 from service.model import OnnxModel
 from service.reporter import Reporter
 from service.scorer import Answer, Scorer, ScoreRequest
+from service.security import ApiKeys
 from service.settings import Settings
 from service.telemetry import Telemetry
 from service.threshold_store import ThresholdStore
@@ -23,12 +23,14 @@ class Running:
     """The parts of one process, opened by `service.app.open_running`."""
 
     settings: Settings
+    keys: ApiKeys | None  # None: everybody may send requests
     telemetry: Telemetry
     bundle: Bundle
     model: OnnxModel
     thresholds: ThresholdStore
     scorer: Scorer
-    waiting: Batcher[ScoreRequest, Answer | IdempotencyConflict]  # requests to be scored together
+    waiting: Batcher[ScoreRequest, Answer]  # lone requests, to be scored together
+    bulk: Batcher[ScoreRequest, Answer]  # items of arrays, to be scored without keeping these waiting
     reporter: Reporter
     now_ms: Callable[[], int]
 

@@ -19,6 +19,7 @@ Degraded = Literal[
     "duplicate",
     "idempotency",
     "model",
+    "overload",
 ]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.features.online import Compaction
+from service.response import Response
 
 MAX_CHUNKS = 256  # kept beside an audited log; then it begins anew. Some 4,000 entries: 100 KB, 15 ms of folding
 
@@ -33,13 +34,12 @@ class Unanswered(Enum):
 NO_ANSWER: Literal[Unanswered.NONE] = Unanswered.NONE
 
 
-@dataclass(frozen=True, slots=True)
-class DecisionRecord:
+class DecisionRecord(NamedTuple):
     """What is kept of a decision: enough to repeat the answer and to place its outcomes.
 
     Attributes:
         digest: 16 bytes of the request's digest, to tell a retry from another use of the same id.
-        response: the body that was sent, byte for byte.
+        response: the body that was sent.
         event_time_ms: the transaction's effective event time.
         tokens: what names its entities, by `service.features.spec.KEY_FIELDS`; None where it does not name one.
         spec: the first 8 hexadecimal digits of the feature spec's sha256: whose entities `revs` are about.
@@ -49,7 +49,7 @@ class DecisionRecord:
     """
 
     digest: bytes
-    response: bytes
+    response: Response
     event_time_ms: int
     tokens: tuple[str | None, ...]
     spec: str
@@ -57,8 +57,7 @@ class DecisionRecord:
     position: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
+class Snapshot(NamedTuple):
     """What a decision was made from.
 
     Attributes:
@@ -286,6 +285,10 @@ class Archive(Protocol):
 
 class Store(Remote, Protocol):
     """A store that also copes with getting no answer: what was to be appended or remembered is done later."""
+
+    def defer(self, appends: Sequence[Append]) -> None:
+        """Append later what got no answer."""
+        ...
 
     def keep(self, decisions: Sequence[NewDecision]) -> None:
         """Remember decisions in this process, until the store that gave no answer for them does."""

@@ -6,41 +6,12 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from service.features.spec import KEY_FIELDS
+from service.response import Response
 from service.stores.base import DecisionRecord, Snapshot
 
 FORMAT = 1  # the first byte of everything written here; another one is refused
 _HEAD = struct.Struct("<B16sq4sB")  # format, digest, event time, spec, number of revs
 _SNAPSHOT_HEAD = struct.Struct("<BHHBI")  # format, features, categories, entities, length of the request
-
-# What every response has, as single bytes that no JSON in ASCII contains: half of its size. New fragments go to the
-# end, and none is ever changed: old records are read with the same list. Longer ones stand before their parts.
-_FRAGMENTS = (
-    b'{"transaction_id":"',
-    b'","decision_id":"d-',
-    b'","decision":"approve","probability":',
-    b'","decision":"challenge","probability":',
-    b'","decision":"review","probability":',
-    b'","decision":"decline","probability":',
-    b',"score":',
-    b',"reasons":[],"thresholds":{"version":',
-    b',"reasons":[{"code":"',
-    b'}],"thresholds":{"version":',
-    b',"segment":"default"},"model":{"name":"',
-    b',"segment":"',
-    b'"},"model":{"name":"',
-    b'","version":"',
-    b'","sha256":"',
-    b'"},"degraded":[],"scored_at":"',
-    b'"},"degraded":["',
-    b'"],"scored_at":"',
-    b'Z","latency_ms":',
-    b'","contribution":',
-    b',"value":',
-    b',"description":"',
-    b'"},{"code":"',
-)
-_CODES = tuple(bytes([0x80 + index]) for index in range(len(_FRAGMENTS)))
-_PLAIN, _PACKED = b"\x00", b"\x01"
 
 
 def encode_record(record: DecisionRecord) -> bytes:
@@ -51,7 +22,7 @@ def encode_record(record: DecisionRecord) -> bytes:
         struct.pack(f"<{len(record.revs)}i", *record.revs),
         bytes(map(len, tokens)),
         *tokens,
-        pack_response(record.response),
+        record.response.packed,
     ))  # fmt: skip
     return struct.pack("<H", len(body)) + body
 
@@ -73,7 +44,7 @@ def decode_record(value: bytes) -> DecisionRecord:
         sizes = value[at : at + len(KEY_FIELDS)]
         tokens = list(_cut(value, at + len(KEY_FIELDS), sizes))
         at += len(KEY_FIELDS) + sum(sizes)
-        response = unpack_response(value[at : 2 + length])
+        response = Response.unpack(value[at : 2 + length])
         position = value[2 + length :].decode("ascii")
     except (struct.error, IndexError, UnicodeDecodeError) as error:
         raise ValueError("these bytes are no decision record") from error
@@ -89,7 +60,7 @@ def encode_snapshot(snapshot: Snapshot) -> bytes:
     )
     return b"".join((
         head,
-        snapshot.numeric.astype("<f4").tobytes(),
+        snapshot.numeric.astype("<f4", copy=False).tobytes(),
         snapshot.categorical.astype("<i2").tobytes(),
         snapshot.findings.astype("u1").tobytes(),
         snapshot.request,
@@ -118,24 +89,6 @@ def decode_snapshot(value: bytes) -> Snapshot:
         np.frombuffer(categorical, "<i2").astype(np.int64),
         np.frombuffer(findings, "u1").astype(np.int64),
     )
-
-
-def pack_response(response: bytes) -> bytes:
-    """A response in about half of its bytes, or as it is where it is not ASCII."""
-    if not response.isascii():
-        return _PLAIN + response
-    for fragment, code in zip(_FRAGMENTS, _CODES, strict=True):
-        response = response.replace(fragment, code)
-    return _PACKED + response
-
-
-def unpack_response(packed: bytes) -> bytes:
-    """What `pack_response` was given."""
-    form, response = packed[:1], packed[1:]
-    if form == _PACKED:
-        for fragment, code in zip(_FRAGMENTS, _CODES, strict=True):
-            response = response.replace(code, fragment)
-    return response
 
 
 def _cut(value: bytes, at: int, sizes: Sequence[int]) -> Iterator[str]:

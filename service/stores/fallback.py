@@ -53,7 +53,7 @@ class FallbackStore:
         """See `Remote`; decisions kept here are found too, and entries that were not acknowledged appended later."""
         found = await self._remote.visit(transaction_ids, appends, time_ms=time_ms)
         if None in found.logs:
-            self._defer([append for append, log in zip(appends, found.logs, strict=True) if log is None])
+            self.defer([append for append, log in zip(appends, found.logs, strict=True) if log is None])
         if not self._decisions:
             return found
         pairs = zip(transaction_ids, found.records, strict=True)
@@ -79,6 +79,17 @@ class FallbackStore:
         """See `Remote`."""
         return await self._remote.put_decisions(decisions)
 
+    def defer(self, appends: Sequence[Append]) -> None:
+        """See `Store`; as many as there is room for."""
+        if not appends:
+            return
+        if not self._appends:
+            self._since_ms = self._now_ms() - LOOK_BACK_MS
+        room = MAX_DEFERRED_APPENDS - len(self._appends)
+        self._appends.extend(appends[:room])
+        self._dropped += max(0, len(appends) - room)
+        self._hand_over_later()
+
     def keep(self, decisions: Sequence[NewDecision]) -> None:
         """See `Store`."""
         for decision in decisions:
@@ -86,7 +97,8 @@ class FallbackStore:
             if len(self._decisions) > MAX_KEPT_DECISIONS:
                 self._decisions.popitem(last=False)
                 self._dropped += 1
-        self._hand_over_later()
+        if decisions:
+            self._hand_over_later()
 
     async def find_record(self, transaction_id: str) -> DecisionRecord | None:
         """See `Remote`."""
@@ -131,14 +143,6 @@ class FallbackStore:
         kept = self._decisions.get(transaction_id)
         return found if kept is None or isinstance(found, DecisionRecord) else kept.record
 
-    def _defer(self, appends: Sequence[Append]) -> None:
-        if not self._appends:
-            self._since_ms = self._now_ms() - LOOK_BACK_MS
-        room = MAX_DEFERRED_APPENDS - len(self._appends)
-        self._appends.extend(appends[:room])
-        self._dropped += max(0, len(appends) - room)
-        self._hand_over_later()
-
     def _hand_over_later(self) -> None:
         if self._handing_over is None or self._handing_over.done():
             self._handing_over = run_behind(self._hand_over())
@@ -170,4 +174,4 @@ class FallbackStore:
 def _appended(decision: NewDecision) -> NewDecision:
     """A decision whose entries were all appended in the meantime, though it is not known where."""
     revs = tuple(APPENDED_LATER if rev == NOWHERE else rev for rev in decision.record.revs)
-    return decision._replace(record=replace(decision.record, revs=revs))
+    return decision._replace(record=decision.record._replace(revs=revs))

@@ -2,7 +2,6 @@
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Generic, TypeVar
 
 from service.features.online import Compaction, split_base
@@ -103,9 +102,14 @@ class MemoryStore:
         self._outcomes.put(transaction_id, after)
         return True
 
+    def defer(self, appends: Sequence[Append]) -> None:
+        """See `Store`; this one always answers, so there never is anything to defer."""
+        assert not appends, appends
+
     def keep(self, decisions: Sequence[NewDecision]) -> None:
-        """See `Store`; this one always answers, so there never is anything to keep."""
-        assert not decisions, decisions
+        """See `Store`; decisions that nobody had time to remember are remembered at once."""
+        for decision in decisions:
+            self._put_decision(decision)
 
     def status(self) -> StoreStatus:
         """See `Remote`."""
@@ -134,7 +138,7 @@ class MemoryStore:
         held = self._decisions.peek(decision.transaction_id)
         if held is not None:
             return held[0]
-        record = replace(decision.record, position=decision.transaction_id)
+        record = decision.record._replace(position=decision.transaction_id)
         self._decisions.put(decision.transaction_id, (record, decision.snapshot))
         return record
 

@@ -3,7 +3,7 @@
 import asyncio
 import struct
 from collections.abc import AsyncIterator, Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import structlog
 
@@ -136,7 +136,7 @@ class RedisStore:
         lengths, values = pushed[::2], pushed[1::2]
         self._forget_later([key for key, length in zip(logs, lengths, strict=True) if length == 1])
         read = [
-            _joined(value) if type(length) is int and type(value) is list else None
+            b"".join(value) if type(length) is int and type(value) is list else None  # type: ignore[arg-type]
             for length, value in zip(lengths, values, strict=True)
         ]
         return Visit(read, births_ms, list(map(_decoded, records)))
@@ -455,7 +455,7 @@ def _standing(record: DecisionRecord, kept: Reply) -> DecisionRecord | None:
     """The record that stands after we offered one: ours, with its position, or an earlier one."""
     match kept:
         case [bytes(position)]:
-            return replace(record, position=position.decode())
+            return record._replace(position=position.decode())
         case _:
             found = _decoded(kept)
             return None if isinstance(found, Unanswered) else found

@@ -10,6 +10,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from service.api.admission import Admission
 from service.api.guard import Guard
 from service.api.problems import Problems
 from service.app import create_app
@@ -23,6 +24,11 @@ def get(app: ASGIApp, path: str) -> httpx.Response:
             return await client.get(path)
 
     return asyncio.run(request())
+
+
+def admission() -> Admission:
+    """Of a service that is ready for everybody."""
+    return Admission(is_ready=lambda: True, keys=lambda: None, new_request_id=lambda: "r-1")
 
 
 async def broken(_scope: Scope, _receive: Receive, _send: Send) -> None:
@@ -39,7 +45,7 @@ async def broken_late(_scope: Scope, _receive: Receive, send: Send) -> None:
 def test_a_defect_is_answered_without_its_cause_and_logged_with_it(log_stream: StringIO) -> None:
     """500 has the shape of every error; the traceback is in the log under the same request id, and is counted."""
     telemetry = Telemetry(CollectorRegistry())
-    guard = Guard(broken, problems=Problems(telemetry), is_ready=lambda: True, new_request_id=lambda: "r-1")
+    guard = Guard(broken, admission=admission(), problems=Problems(telemetry))
     response = get(guard, "/x")
     assert response.status_code == 500
     assert "secret-detail" not in response.text
@@ -54,9 +60,7 @@ def test_a_defect_is_answered_without_its_cause_and_logged_with_it(log_stream: S
 
 def test_a_defect_after_the_answer_began_cuts_the_connection() -> None:
     """Half an answer is never completed by something else."""
-    guard = Guard(
-        broken_late, problems=Problems(Telemetry(CollectorRegistry())), is_ready=lambda: True, new_request_id=str
-    )
+    guard = Guard(broken_late, admission=admission(), problems=Problems(Telemetry(CollectorRegistry())))
     with pytest.raises(ZeroDivisionError):
         get(guard, "/x")
 

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
-from service.api.guard import MAX_SCORE_BYTES
+from service.api.admission import MAX_SCORE_BYTES
 from service.api.problems import Problem
 from service.api.schemas import ScoreResponse
 from tests.serving import Service

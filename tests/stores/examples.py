@@ -4,13 +4,14 @@ import numpy as np
 
 from service.features.online import Compaction
 from service.features.spec import KEY_FIELDS
+from service.response import Response
 from service.stores.base import DecisionRecord, NewDecision, Remote, Replacement, Snapshot
 
 
 def decision(transaction_id: str, response: bytes = b"{}") -> NewDecision:
     """A decision that differs from others in its response."""
     tokens = ("tok-1", *(None,) * (len(KEY_FIELDS) - 1))
-    record = DecisionRecord(b"sixteen bytes ok", response, 1_700_000_000_000, tokens, "3f2a91bc", (0, -1))
+    record = DecisionRecord(b"sixteen bytes ok", Response.of(response), 1_700_000_000_000, tokens, "3f2a91bc", (0, -1))
     snapshot = Snapshot(
         b'{"amount":1}',
         np.array([1.5, np.nan], np.float32),

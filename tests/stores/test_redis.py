@@ -9,7 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from service.errors import StoreUnavailable
-from service.stores.base import NO_ANSWER, Append, StoreStatus, Visit
+from service.stores.base import NO_ANSWER, Append, DecisionRecord, StoreStatus, Visit
 from service.stores.keys import archive_stream, decisions_stream, outcomes_stream, record_key
 from service.stores.redis import RedisStore, StoreLimits, open_redis_store
 from tests.stores.conftest import PATIENT, opened
@@ -257,8 +257,10 @@ def test_a_full_server_takes_nothing_and_says_so(server: Server) -> None:
             server.ask("CONFIG", "SET", "maxmemory", "1")
             found = await store.visit(["one", "two"], [Append(b"a", b"2"), Append(b"b", b"2")], time_ms=9)
             assert (found.logs, found.births_ms) == ([None, None], [5, 5])
-            assert getattr(found.records[0], "response", None) == b"kept"
-            assert found.records[1] is None
+            record, none = found.records
+            assert isinstance(record, DecisionRecord)
+            assert record.response.body == b"kept"
+            assert none is None
             assert await store.append([Append(b"a", b"2")]) == [False]
             assert await store.put_decisions([decision("two")]) == [None]
             assert not await replace_one(store, b"a", compaction(b"B", b"1"), audited=False)
@@ -325,7 +327,7 @@ def test_without_an_answer_nothing_is_claimed(server: Server) -> None:
                 assert not await replace_one(store, b"a", compaction(b"B", b"1"), audited=False)
                 for asked in (
                     store.find_record("one"),
-                    store.find_snapshot("one", replace(decision("one").record, position="1-1")),
+                    store.find_snapshot("one", decision("one").record._replace(position="1-1")),
                     store.find_outcomes("one"),
                     store.exchange_outcomes("one", None, b"1", news=None),
                 ):
@@ -371,7 +373,7 @@ def test_what_was_acknowledged_outlives_a_crash_of_a_server_with_aof() -> None:
             assert (await visit(store, b"a", b"3", time_ms=300))[1] == 100
             found = await store.find_record("one")
             assert found is not None
-            assert found.response == b"kept"
+            assert found.response.body == b"kept"
 
     with running(redis_binary(), "--appendonly", "yes", "--appendfsync", "always") as server:
         asyncio.run(act(server))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from service.features.state import BASE_MARK
-from service.stores.base import MAX_CHUNKS, Append, Chunk, Past, Remote
+from service.stores.base import MAX_CHUNKS, Append, Chunk, DecisionRecord, Past, Remote
 from service.stores.memory import MemoryStore
 from tests.stores.conftest import Opener
 from tests.stores.examples import compaction, decision, replace_one
@@ -204,7 +204,7 @@ def test_a_decision_is_found_with_what_it_was_made_from(open_store: Opener) -> N
         assert standing == found
         assert found is not None
         assert found.position
-        assert replace(found, position="") == given.record
+        assert found._replace(position="") == given.record
         snapshot = await store.find_snapshot("one", found)
         assert snapshot is not None
         assert snapshot.request == given.snapshot.request
@@ -221,7 +221,7 @@ def test_the_first_decision_of_a_transaction_stands(open_store: Opener) -> None:
         twice = [decision("one", b"first"), decision("two", b"other"), decision("one", b"second")]
         rounds = await asyncio.gather(*(store.put_decisions(twice) for _ in range(5)))
         assert all(record is not None for standing in rounds for record in standing)
-        return {record.response for standing in rounds for record in standing[::2] if record is not None}
+        return {record.response.body for standing in rounds for record in standing[::2] if record is not None}
 
     assert using(open_store, act) == {b"first"}
 
@@ -232,7 +232,7 @@ def test_a_visit_finds_decisions_in_the_order_asked(open_store: Opener) -> None:
     async def act(store: Remote) -> list[bytes | None]:
         await store.put_decisions([decision("one", b"first"), decision("three", b"third")])
         visit = await store.visit(["three", "two", "one"], [Append(b"a", b"1")], time_ms=1)
-        return [None if record is None else getattr(record, "response", b"?") for record in visit.records]
+        return [record.response.body if isinstance(record, DecisionRecord) else None for record in visit.records]
 
     assert using(open_store, act) == [b"third", None, b"first"]
 
@@ -270,8 +270,9 @@ def test_two_openings_of_a_store_see_the_same(open_store: Opener) -> None:
             await other.put_decisions([decision("one", b"first")])
             await other.exchange_outcomes("one", None, b"known", news=None)
         visit = await store.visit(["one"], [Append(b"a", b"2")], time_ms=8)
-        found = await store.find_outcomes("one") == b"known" and getattr(visit.records[0], "response", b"") == b"first"
-        return visit.logs, visit.births_ms[0], found
+        [record] = visit.records
+        decided = isinstance(record, DecisionRecord) and record.response.body == b"first"
+        return visit.logs, visit.births_ms[0], decided and await store.find_outcomes("one") == b"known"
 
     assert using(open_store, act) == ([b"12"], 3, True)
 

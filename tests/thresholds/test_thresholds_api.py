@@ -10,6 +10,7 @@ import uvicorn
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
+from service.api.admission import Admission
 from service.api.guard import Guard
 from service.api.problems import Problems
 from service.api.thresholds import Publication, router
@@ -36,7 +37,8 @@ def app_with(store: ThresholdStore) -> Guard:
     app.include_router(router)
     problems = Problems(Telemetry(CollectorRegistry()))
     problems.answer_for(app)
-    return Guard(app, problems=problems, is_ready=lambda: True, new_request_id=lambda: "request-1")
+    admission = Admission(is_ready=lambda: True, keys=lambda: None, new_request_id=lambda: "request-1")
+    return Guard(app, admission=admission, problems=problems)
 
 
 @pytest.fixture

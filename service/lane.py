@@ -1,0 +1,162 @@
+"""The fast lane: answers POST /score from the bytes that the HTTP parser gives, without scope, task and events.
+
+It takes what plainly is a request for /score and leaves everything else to the app, which has the same endpoint: other
+paths, what is refused or cannot be read, HTTP/1.0, chunked bodies, a request behind one that is not answered yet, a
+client that does not read. What it answers is the app's answer, byte for byte.
+"""
+
+import inspect
+from collections.abc import Iterable
+from hashlib import sha256
+from typing import ClassVar
+
+import structlog
+import uvicorn
+from fastapi import FastAPI
+from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+
+from service.api.admission import Admission
+from service.api.problems import Problems, problem_response
+from service.api.running import Running
+from service.api.score import read_request
+from service.api.wire import json_headers
+from service.errors import RequestInvalid, TouchstoneError
+from service.protocol import GuardedProtocol
+from service.scorer import Answer
+
+PATH = "/score"
+_URL = PATH.encode()
+
+# SHA-256 of the source of the uvicorn classes whose attributes the lane uses, by the versions it was written for.
+WRITTEN_FOR = frozenset({"1f0ad26f71ba02a760f1965589e05ae7e93ec5eb5a25b6c0d796f71630a3a051"})  # 0.54.0
+
+_log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+
+
+def protocol_of(app: FastAPI, *, fast_lane: bool, written_for: frozenset[str] = WRITTEN_FOR) -> type[GuardedProtocol]:
+    """What uvicorn is to speak with clients of an app: with the lane if it is wanted, and fits this uvicorn."""
+    if not fast_lane:
+        return GuardedProtocol
+    if _digest([HttpToolsProtocol, RequestResponseCycle, FlowControl]) not in written_for:
+        _log.warning("fast_lane_left_out", reason="it was written for another uvicorn", uvicorn=uvicorn.__version__)
+        return GuardedProtocol
+    return type("LaneProtocol", (LaneProtocol,), {"served": app})
+
+
+class LaneProtocol(GuardedProtocol):
+    """One connection. A request in the lane stands where uvicorn keeps its cycle, so that uvicorn waits for it."""
+
+    served: ClassVar[FastAPI]
+
+    _passage: "_Passage | None" = None  # the request in the lane that is being received
+
+    def head_complete(self) -> None:
+        """Take the request into the lane, or leave it to the app."""
+        if not self._is_plain():
+            super().head_complete()
+            return
+        headers = dict(self.headers)
+        admission: Admission = self.served.state.admission
+        if b"content-length" not in headers or admission.refusal(PATH, headers) is not None:
+            super().head_complete()
+            return
+        self._passage = _Passage(self, admission.request_id(headers))
+        self.cycle = self._passage  # type: ignore[assignment] # it has what uvicorn looks at
+
+    def on_body(self, body: bytes) -> None:
+        """Keep a part of the body; `Admission` bounds the whole."""
+        if self._passage is None:
+            super().on_body(body)
+        else:
+            self._passage.body += body
+
+    def body_complete(self) -> None:
+        """Let what was taken be scored, or leave it to the app after all: that has the words for what is wrong."""
+        passage, self._passage = self._passage, None
+        if passage is None:
+            super().body_complete()
+            return
+        parts: Running = self.served.state.touchstone
+        try:
+            request = read_request(passage.body, parts, parts.now_ms())
+        except RequestInvalid:
+            passage.response_complete = True
+            super().head_complete()
+            self.cycle.keep_alive &= passage.keep_alive  # the server may have begun to shut down
+            super().on_body(passage.body)
+            super().body_complete()
+            return
+        parts.waiting.enqueue(request, passage.deliver)
+
+    def _is_plain(self) -> bool:
+        """Whether nothing about the request, but for its headers, keeps it from the lane."""
+        return (
+            self.url == _URL
+            and self.parser.get_method() == b"POST"
+            and self.parser.get_http_version() == "1.1"
+            and not self.parser.should_upgrade()
+            and not self.expect_100_continue
+            and not self.flow.write_paused
+            and (self.cycle is None or self.cycle.response_complete)
+            and self.limit_concurrency is None
+        )
+
+
+class _Passage:
+    """A request on its way through the lane."""
+
+    __slots__ = ("_protocol", "_request_id", "body", "disconnected", "keep_alive", "response_complete")
+
+    def __init__(self, protocol: LaneProtocol, request_id: str) -> None:
+        self.body = b""
+        self.disconnected = False
+        self.keep_alive: bool = protocol.parser.should_keep_alive()
+        self.response_complete = False
+        self._protocol = protocol
+        self._request_id = request_id
+
+    @property
+    def message_event(self) -> "_Passage":
+        """What uvicorn sets when the client has left; nobody waits for it here."""
+        return self
+
+    def set(self) -> None:
+        """See `message_event`."""
+
+    def deliver(self, result: Answer | Exception) -> None:
+        """Answer."""
+        if self.disconnected:
+            return
+        if isinstance(result, Answer):
+            self._send(200, json_headers(result.body, replayed=result.replayed), result.body)
+            return
+        problems: Problems = self._protocol.served.state.problems
+        if isinstance(result, TouchstoneError):
+            problem = problems.of(result, request_id=self._request_id)
+        else:
+            problem = problems.defect(result, path=PATH, request_id=self._request_id)
+        response = problem_response(problem)
+        self._send(response.status_code, response.raw_headers, bytes(response.body))
+
+    def _send(self, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> None:
+        protocol = self._protocol
+        head = [STATUS_LINE[status]]
+        for name, value in (*protocol.server_state.default_headers, *headers):
+            head += (name, b": ", value, b"\r\n")
+        closing = b"" if self.keep_alive else b"\r\nconnection: close"
+        protocol.transport.write(
+            b"%bx-request-id: %b%b\r\n\r\n%b" % (b"".join(head), self._request_id.encode(), closing, body)
+        )
+        self.response_complete = True
+        if not self.keep_alive:
+            protocol.transport.close()
+        protocol.on_response_complete()
+
+
+def _digest(classes: Iterable[type]) -> str:
+    """Of the classes' source; of nothing where there is none."""
+    try:
+        return sha256("".join(map(inspect.getsource, classes)).encode()).hexdigest()
+    except OSError:
+        return ""
