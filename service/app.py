@@ -46,6 +46,7 @@ API_VERSION = "0.1.0"  # of what docs/api.md describes; the package's own, as lo
 MOST_WAITING = 512  # requests, besides those being scored: some 50 ms of work; the next is better answered at once
 BULK_ITEMS = 16  # of what came in arrays, scored at once: a lone request waits for them, 2 ms at most
 MOST_BULK_WAITING = 8_000  # items of arrays, or eight arrays of the largest size: a second of work, and 20 MB
+PARITY_REST = 99.0  # so that checks take a hundredth of the time at most
 WARM_UP_TRANSACTIONS = 64  # more than any log holds before it is compacted
 RENEWAL_SECONDS = 38 * 24 * 3600  # a log outlives its horizon by this; its expiry is renewed when 30 days old
 PUBLISHED_THRESHOLDS = "thresholds.jsonl"  # in the state directory
@@ -78,6 +79,7 @@ async def open_running(
         clock=time.perf_counter,
         prepared=prepared,
         parity_share=settings.parity_share,
+        parity_rest=PARITY_REST,
     )
     layouts = [Layout(bundle.plan)] if prepared is None else [Layout(bundle.plan), prepared]
     telemetry.watch_store(store.status)

@@ -18,13 +18,17 @@ class _Waiting(NamedTuple, Generic[Item, Result]):
 
 
 class Batcher(Generic[Item, Result]):
-    """Hands over what comes in one turn of the event loop as one batch. It has no timer: one alone leaves at once."""
+    """Hands over what comes in one turn of the event loop as one batch. It has no timer: one alone leaves at once.
+
+    A further batch leaves once as many items wait as left last, or nothing is under way any more: else under load many
+    small ones would leave as single answers trickle in, and most of what a batch costs does not depend on its size.
+    """
 
     def __init__(
         self,
         handle: Callable[[Sequence[Item]], Awaitable[Sequence[Result | Exception]]],
         *,
-        overflow: Callable[[Item], Result],
+        overflow: Callable[[Item], Result | Exception],
         most_waiting: int,
         most_items: int = MOST_ITEMS,
         most_batches: int = MOST_BATCHES,
@@ -45,6 +49,7 @@ class Batcher(Generic[Item, Result]):
         self._most_batches = most_batches
         self._queue: deque[_Waiting[Item, Result]] = deque()
         self._scheduled = False
+        self._latest_size = 1
         self._under_way: set[asyncio.Task[None]] = set()
 
     def submit(self, item: Item) -> "asyncio.Future[Result]":
@@ -64,8 +69,8 @@ class Batcher(Generic[Item, Result]):
 
     def enqueue(self, item: Item, deliver: Callable[[Result | Exception], None]) -> None:
         """Deliver the item's result, or what was raised, once its batch is done; at once if there is no room for it."""
-        if len(self._queue) >= self._most_waiting:
-            deliver(self._overflow(item))
+        if len(self._queue) >= self._room():
+            deliver(self._result_of_overflow(item))
             return
         self._queue.append(_Waiting(item, deliver))
         if not self._scheduled:
@@ -79,11 +84,25 @@ class Batcher(Generic[Item, Result]):
 
     def _flush(self) -> None:
         self._scheduled = False
-        while self._queue and len(self._under_way) < self._most_batches:
+        while len(self._queue) >= self._worth_leaving() and len(self._under_way) < self._most_batches:
             batch = [self._queue.popleft() for _ in range(min(self._most_items, len(self._queue)))]
+            self._latest_size = len(batch)
             task = asyncio.get_running_loop().create_task(self._run(batch))
             self._under_way.add(task)
             task.add_done_callback(self._done)
+
+    def _room(self) -> int:
+        """How many may be queued: those that wait, and those that leave in this turn."""
+        return self._most_waiting + (self._most_batches - len(self._under_way)) * self._most_items
+
+    def _result_of_overflow(self, item: Item) -> Result | Exception:
+        try:
+            return self._overflow(item)
+        except Exception as error:  # noqa: BLE001 - told like one that was raised in a batch
+            return error
+
+    def _worth_leaving(self) -> int:
+        return self._latest_size if self._under_way else 1
 
     def _done(self, task: "asyncio.Task[None]") -> None:
         self._under_way.discard(task)
@@ -96,4 +115,8 @@ class Batcher(Generic[Item, Result]):
         except Exception as error:  # noqa: BLE001 - whoever waits is told, and nobody waits for ever
             results = [error] * len(batch)
         for waiting, result in zip(batch, results, strict=True):
-            waiting.deliver(result)
+            try:
+                waiting.deliver(result)
+            except Exception as error:  # noqa: BLE001 - the others are told all the same
+                what = {"message": "a result could not be delivered", "exception": error}
+                asyncio.get_running_loop().call_exception_handler(what)

@@ -87,6 +87,9 @@ class LaneProtocol(GuardedProtocol):
             super().on_body(passage.body)
             super().body_complete()
             return
+        except Exception as error:  # noqa: BLE001 - a defect of ours, which the parser would take for one of the client's
+            passage.deliver(error)
+            return
         parts.waiting.enqueue(request, passage.deliver)
 
     def _is_plain(self) -> bool:
@@ -126,7 +129,7 @@ class _Passage:
 
     def deliver(self, result: Answer | Exception) -> None:
         """Answer."""
-        if self.disconnected:
+        if self.disconnected or self._protocol.transport.is_closing():
             return
         if isinstance(result, Answer):
             self._send(200, json_headers(result.body, replayed=result.replayed), result.body)

@@ -1,6 +1,8 @@
 """The parity meter: computes a sample of live decisions again, the way training does, and counts what differs."""
 
 import asyncio
+import math
+from collections.abc import Coroutine
 from dataclasses import dataclass
 from zlib import crc32
 
@@ -50,11 +52,21 @@ class ParityMeter:
     training uses, from the beginning and without the bases that serving computed; it must come out as it was served.
     """
 
-    def __init__(self, store: Remote, telemetry: Telemetry, *, share: float) -> None:
-        """`share`: of all entities, from 0 to 1."""
+    def __init__(self, store: Remote, telemetry: Telemetry, *, share: float, rest: float) -> None:
+        """Check nothing yet.
+
+        Args:
+            store: keeps the pasts.
+            telemetry: is told.
+            share: of all entities, from 0 to 1.
+            rest: after a check, how many times as long as it took there is none. Entities are not equally busy: a
+                merchant of the sample may be in every batch, and its past is the longest.
+        """
         self._store = store
         self._telemetry = telemetry
         self._limit = round(share * SAMPLES)
+        self._rest = rest
+        self._rests_until = 0.0  # by the event loop's clock
         self._waiting: set[asyncio.Task[None]] = set()
 
     def audits(self, key: bytes) -> bool:
@@ -62,21 +74,34 @@ class ParityMeter:
         return crc32(key) % SAMPLES < self._limit
 
     def observe(self, rows: NDArray[np.int64], logs: Logs, histories: Histories) -> None:
-        """Check later what was just served, where it belongs to the sample."""
-        limit = self._limit
+        """Check later what was just served, where it belongs to the sample and no check was made a moment ago."""
+        loop, limit = asyncio.get_running_loop(), self._limit
+        if loop.time() < self._rests_until or len(self._waiting) >= MAX_WAITING:
+            return
         for index in [at for at, key in enumerate(logs.keys) if key is not None and crc32(key) % SAMPLES < limit]:
-            key = logs.keys[index]
-            if key is None or len(self._waiting) >= MAX_WAITING:
-                continue
             i, k = divmod(index, logs.layout.kinds)
-            value = logs.values[index]
-            if value and not histories.findings[i, k] & INCOMPARABLE:
+            key, value = logs.keys[index], logs.values[index]
+            if key and value and not histories.findings[i, k] & INCOMPARABLE:
                 plan = logs.layout.plan
                 features, rev = histories.numeric[i, plan.entity_features[k]], int(histories.revs[i, k])
                 served = Served(plan, k, rows[i].copy(), features, rev, _life(plan, k, value))
-                task = run_behind(self._check(key, served))
-                self._waiting.add(task)
-                task.add_done_callback(self._waiting.discard)
+                self._begin(self._check(key, served))
+                if self._rest or len(self._waiting) >= MAX_WAITING:
+                    return
+
+    def _begin(self, check: Coroutine[None, None, None]) -> None:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+
+        def end(task: asyncio.Task[None]) -> None:
+            self._waiting.discard(task)
+            self._rests_until = loop.time() + self._rest * (loop.time() - began)
+
+        task = run_behind(check)
+        self._waiting.add(task)
+        task.add_done_callback(end)
+        if self._rest:
+            self._rests_until = math.inf
 
     async def close(self) -> None:
         """Let the checks that are under way finish."""

@@ -1,10 +1,12 @@
 """The HTTP/1.1 protocol of the server, which waits for no client for ever."""
 
 import asyncio
+from collections.abc import Sequence
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 MAX_HEAD_BYTES = 16 * 1024  # request line and headers
+MOST_PIPELINED = 100  # requests that wait behind the one that is being answered
 
 
 class GuardedProtocol(HttpToolsProtocol):
@@ -18,7 +20,10 @@ class GuardedProtocol(HttpToolsProtocol):
 
     _received = 0  # bytes since the last complete request
     _in_head = True
+    _under_way = False  # whether a request has begun and is not complete
+    _behind = False  # whether a request was completed in this segment
     _deadline: asyncio.TimerHandle | None = None
+    _before: Sequence[RequestResponseCycle] = ()  # requests that are not answered, but the last
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn's own
         """Close it if nothing is ever sent."""
@@ -28,21 +33,24 @@ class GuardedProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Parse; a request that stays incomplete has a deadline."""
         self._received += len(data)
+        self._behind = False
         super().data_received(data)
         if self._received > MAX_HEAD_BYTES and self._in_head:
             self.transport.close()
-        elif self._received and self._deadline is None and not self.transport.is_closing():
+        elif self._under_way and self._deadline is None and not self.transport.is_closing():
             self._deadline = self.loop.call_later(self.request_timeout_seconds, self.transport.close)
 
     def on_message_begin(self) -> None:
         """A request's first byte is here."""
         super().on_message_begin()
-        self._in_head = True
+        self._in_head = self._under_way = True
 
     def on_headers_complete(self) -> None:
         """Start the request, unless its head is too large: an exception here makes uvicorn answer 400 and close."""
-        if self._received > MAX_HEAD_BYTES and self._head_bytes() > MAX_HEAD_BYTES:
+        if (self._behind or self._received > MAX_HEAD_BYTES) and self._head_bytes() > MAX_HEAD_BYTES:
             raise ValueError("the request's head is too large")
+        if len(self.pipeline) >= MOST_PIPELINED:
+            raise ValueError("too many requests wait for their turn")
         self._in_head = False
         self.head_complete()
 
@@ -50,10 +58,13 @@ class GuardedProtocol(HttpToolsProtocol):
         """The request's last byte is here."""
         self.body_complete()
         self._received = 0
+        self._under_way, self._behind = False, True
         self._disarm()
 
     def head_complete(self) -> None:
         """Begin with a request whose head may stay."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._before = [*(cycle for cycle in self._before if not cycle.response_complete), self.cycle]
         super().on_headers_complete()
 
     def body_complete(self) -> None:
@@ -63,6 +74,9 @@ class GuardedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Nothing is left to wait for."""
         self._disarm()
+        for cycle in self._before:  # uvicorn tells only the last one
+            cycle.disconnected = True
+            cycle.message_event.set()
         super().connection_lost(exc)
 
     def _head_bytes(self) -> int:

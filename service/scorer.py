@@ -41,6 +41,7 @@ from service.threshold_store import ThresholdStore
 from service.thresholds import Ruling, Thresholds
 from service.transaction import Transaction, read_transaction, write_instant
 
+UNWRITTEN_AT_ONCE = 16
 MOST_UNWRITTEN = 10_000  # decisions of an overload that wait for their turn in the store: 30 MB
 LATE_MS = 7 * 24 * 3600 * 1000  # events later than this are not exact in every window; they are counted
 
@@ -124,7 +125,7 @@ class _Unwritten(NamedTuple):
     """A decision that was made without the store."""
 
     case: _Case
-    response: Response
+    decision: NewDecision
 
 
 class _Verdict(NamedTuple):
@@ -150,6 +151,7 @@ class Scorer:
         clock: Callable[[], float],
         prepared: Layout | None = None,
         parity_share: float = 0.0,
+        parity_rest: float = 0.0,
     ) -> None:
         """A scorer over one bundle and one store.
 
@@ -162,6 +164,7 @@ class Scorer:
             clock: seconds that never run backwards; read for latencies only.
             prepared: the layout of another spec that gathers its history from now on, to be served later.
             parity_share: of all entities, whose features are computed again from the archive.
+            parity_rest: after such a check, how many times as long as it took there is none.
         """
         self._bundle = bundle
         self._plan = bundle.plan
@@ -172,9 +175,16 @@ class Scorer:
         self._telemetry = telemetry
         self._clock = clock
         self._explainer = Explainer(bundle, model)
-        self._meter = ParityMeter(store, telemetry, share=parity_share)
+        self._meter = ParityMeter(store, telemetry, share=parity_share, rest=parity_rest)
         self._compactor = Compactor(store, audits=self._meter.audits)
-        self._unwritten = Batcher(self._write_down, overflow=self._give_up_writing, most_waiting=MOST_UNWRITTEN)
+        self._pending: dict[str, DecisionRecord] = {}  # by transaction id, what is not written down yet
+        self._unwritten = Batcher(  # little at a time: requests that can still be scored come first
+            self._write_down,
+            overflow=self._give_up_writing,
+            most_waiting=MOST_UNWRITTEN,
+            most_items=UNWRITTEN_AT_ONCE,
+            most_batches=1,
+        )
         manifest = bundle.manifest
         self._writer = ResponseWriter(name=manifest.name, version=manifest.version, sha256=bundle.model_sha256)
 
@@ -189,6 +199,8 @@ class Scorer:
         rows = np.array([case.row for case in batch], np.int64)
         watch.lap(Stage.READ)
         logs, *prepared = await self._visit(batch, rows)
+        if self._pending:
+            self._recall(batch)
         watch.lap(Stage.STORE)
         histories = logs.fold(rows)
         watch.lap(Stage.FOLD)
@@ -202,13 +214,17 @@ class Scorer:
         watch.stop()
         return [self._answer(request, cases[request.transaction.transaction_id]) for request in requests]
 
-    def decide_at_once(self, request: ScoreRequest) -> Answer:
+    def decide_at_once(self, request: ScoreRequest) -> Answer | IdempotencyConflict:
         """The fallback decision: for a request that there is no room for.
 
         It is made without history, model and earlier decisions; those who come later find it as they find any other,
         since its entries and its record are written when its turn has come.
         """
+        pending = self._pending.get(request.transaction.transaction_id)
         case = self._case(request)
+        if pending is not None:
+            case.record = pending
+            return self._answer(request, case)
         version = self._thresholds.current
         ruling = version.thresholds.decide(
             probability=None, amount_minor=case.amount_minor, transaction=request.transaction
@@ -216,7 +232,9 @@ class Scorer:
         verdict = _Verdict(None, ruling, (), ("overload", "idempotency"))
         response = self._response(case, verdict, version.number, 0.0)
         self._telemetry.observe_decision(ruling.decision, None, verdict.degraded)
-        self._unwritten.enqueue(_Unwritten(case, response), _nobody_waits)
+        decision = self._unseen(case, response)
+        self._pending[case.transaction_id] = decision.record
+        self._unwritten.enqueue(_Unwritten(case, decision), _nobody_waits)
         return Answer(response.body, replayed=False)
 
     async def find_decision(self, transaction_id: str) -> StoredDecision | None:
@@ -271,6 +289,11 @@ class Scorer:
         return [
             Logs.arrange(layout, named, values, births_ms) for layout, named in zip(self._layouts, keys, strict=True)
         ]
+
+    def _recall(self, cases: Sequence[_Case]) -> None:
+        """Find earlier decisions that are not written down yet."""
+        for case in cases:
+            case.record = case.record or self._pending.get(case.transaction_id)
 
     async def _decide(self, cases: Sequence[_Case], histories: Histories, watch: "_Stopwatch") -> None:
         """Decide what nobody has decided yet."""
@@ -427,21 +450,30 @@ class Scorer:
         if late:
             self._telemetry.observe_late_event(times=int(late))
 
-    async def _write_down(self, decided: Sequence[_Unwritten]) -> list[None]:
-        """Append and remember what was decided without the store; what it does not take now, it is given later."""
-        rows = np.array([case.row for case, _ in decided], np.int64)
-        tokens = [case.tokens for case, _ in decided]
-        appends = [append for layout in self._layouts for append in layout.appends(rows, layout.keys(tokens))]
-        appended = await self._store.append(appends)
-        self._store.defer([append for append, done in zip(appends, appended, strict=True) if not done])
-        decisions = [self._unseen(case, response) for case, response in decided]
-        standing = await self._store.put_decisions(decisions)
-        self._store.keep([it for it, record in zip(decisions, standing, strict=True) if record is None])
-        return [None] * len(decided)
+    async def _write_down(self, unwritten: Sequence[_Unwritten]) -> list[None]:
+        """Do for decisions made without the store what is left to do there."""
+        cases = [case for case, _ in unwritten]
+        rows = np.array([case.row for case in cases], np.int64)
+        logs = await self._visit(cases, rows)
+        fresh = [(case, decision) for case, decision in unwritten if case.record is None]
+        standing = await self._store.put_decisions([decision for _, decision in fresh])
+        for (case, decision), record in zip(fresh, standing, strict=True):
+            case.made = record is None or record.response == decision.record.response
+            case.record = decision.record if record is None else record
+        self._store.keep([it for (_, it), record in zip(fresh, standing, strict=True) if record is None])
+        await self._take_back(cases, rows, [(each, each.fold(rows)) for each in logs])
+        for case in cases:
+            self._pending.pop(case.transaction_id, None)
+        return [None] * len(unwritten)
 
-    def _give_up_writing(self, decided: _Unwritten) -> None:
-        """Where too much waits the store's own bound applies, which counts what it drops."""
-        self._store.keep([self._unseen(*decided)])
+    def _give_up_writing(self, unwritten: _Unwritten) -> None:
+        """Where too much waits it is left to the store, which has bounds of its own and counts what it drops."""
+        case, decision = unwritten
+        row = np.array([case.row], np.int64)
+        for layout in self._layouts:
+            self._store.defer(layout.appends(row, layout.keys([case.tokens])))
+        self._store.keep([decision])
+        self._pending.pop(case.transaction_id, None)
 
     def _unseen(self, case: _Case, response: Response) -> NewDecision:
         """A decision for which no history was read."""

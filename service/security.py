@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from service.errors import SettingsInvalid
 from service.faults import reason
 
+_NAMES = frozenset({"clients", "name", "sha256"})
 _FORM = '{"clients": [{"name": "checkout", "sha256": "<64 hexadecimal digits>"}]}'
 
 
@@ -32,11 +33,13 @@ class ApiKeys:
             raise SettingsInvalid(f"TOUCHSTONE_API_KEYS_FILE {path}: {error.strerror}") from error
         except ValidationError as error:
             found = error.errors(include_url=False, include_input=False)[0]
-            where = ".".join(str(part) for part in found["loc"]) or "the file"
+            where = ".".join(map(_shown, found["loc"])) or "the file"
             raise SettingsInvalid(
                 f"TOUCHSTONE_API_KEYS_FILE {path}: {where}: {reason(found)}; expected {_FORM}"
             ) from None  # its text repeats what stands in the file
         clients = {bytes.fromhex(client.sha256): client.name for client in read.clients}
+        if hashlib.sha256(b"").digest() in clients:
+            raise SettingsInvalid(f"TOUCHSTONE_API_KEYS_FILE {path}: the digest of an empty key")
         if len(clients) < len(read.clients):
             raise SettingsInvalid(f"TOUCHSTONE_API_KEYS_FILE {path}: one key stands there twice")
         return cls(clients)
@@ -47,6 +50,11 @@ class ApiKeys:
         if scheme.lower() != b"bearer":
             return None
         return self._clients.get(hashlib.sha256(key.strip()).digest())
+
+
+def _shown(part: str | int) -> str:
+    """A part of a path in the file; whatever else stands there may be a key."""
+    return str(part) if isinstance(part, int) or part in _NAMES else "(an unknown name)"
 
 
 class _Client(BaseModel):

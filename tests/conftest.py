@@ -30,7 +30,7 @@ def small_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def service(
     request: pytest.FixtureRequest, small_bundle: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Service]:
-    """One server for all tests of endpoints, with the fast lane and without: each test uses ids of its own, `new_id`."""
+    """One server for all tests of endpoints, with the lane, then without: each test uses ids of its own (`new_id`)."""
     state_dir = tmp_path_factory.mktemp("state")
     settings = Settings(model_dir=small_bundle, state_dir=state_dir, fast_lane=request.param)
     with serving(settings, lambda: ARRIVAL_MS) as started:

@@ -5,7 +5,10 @@ from dataclasses import dataclass
 from enum import Enum
 from itertools import islice
 
-from benchmarks.features.ours import Reader
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.features.ours import Batch, Reader
 from benchmarks.features.peer import Peer
 from benchmarks.features.rounds import Round, Spread
 from benchmarks.features.server import Server
@@ -94,7 +97,8 @@ def feast_contestants(peer: Peer) -> list[Contestant]:
 
 def our_contestants(reader: Reader, transactions: Iterator[Transaction]) -> list[Contestant]:
     """Us, whose histories are there already; the transactions come after these."""
-    together = Batcher(reader.read_together)  # as the service does it
+    # As the service does it; but nobody is turned away.
+    together = Batcher(reader.read_together, overflow=_turned_away, most_waiting=CROWD)
 
     def plays(manner: Manner, waiting: int) -> Callable[[int], Awaitable[Timed]]:
         async def play(calls: int) -> Timed:
@@ -109,3 +113,7 @@ def our_contestants(reader: Reader, transactions: Iterator[Transaction]) -> list
         Contestant(name, Manner.AT_ONCE, plays(Manner.AT_ONCE, CROWD)),
         Contestant(name, Manner.GATHERED, plays(Manner.GATHERED, 1)),
     ]
+
+
+def _turned_away(batch: Batch) -> NDArray[np.float32]:
+    raise AssertionError(f"no room for {len(batch.rows)} payments")

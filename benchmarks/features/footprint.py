@@ -125,7 +125,7 @@ async def _entity_cost(server: Server, reader: Reader, batches: Sequence[Batch])
 
 async def _decision_cost(server: Server, scorer: Scorer, requests: Sequence[ScoreRequest], *, waiting: int) -> float:
     """The server's processor time for one decision, in microseconds."""
-    together = Batcher(scorer.score)
+    together = Batcher(scorer.score, overflow=scorer.decide_at_once, most_waiting=len(requests))
 
     async def score(request: ScoreRequest) -> None:
         answer = await together.submit(request)

@@ -103,8 +103,9 @@ class MemoryStore:
         return True
 
     def defer(self, appends: Sequence[Append]) -> None:
-        """See `Store`; this one always answers, so there never is anything to defer."""
-        assert not appends, appends
+        """See `Store`; what nobody had time to append is appended at once."""
+        for append in appends:
+            self._append(append)
 
     def keep(self, decisions: Sequence[NewDecision]) -> None:
         """See `Store`; decisions that nobody had time to remember are remembered at once."""
