@@ -13,10 +13,13 @@ PIP   := $(BIN)/python -m pip --disable-pip-version-check install --quiet --only
 TORCH := $(shell sed -n 's/^ *"\(torch==[^"]*\)",$$/\1/p' pyproject.toml)
 UV    := $(VENV)/uv/bin/uv
 FEAST := build/feast/.installed
+PEERS := $(patsubst %,build/peers/%/.installed,triton kserve mlserver bentoml)
+# The same onnxruntime for all who are compared: that of our lock.
+ORT := $(shell sed -n 's/^\(onnxruntime==[0-9.]*\).*/\1/p' requirements/serve.txt)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run demo test test-long check bench bench-features bench-outage train image lock clean
+.PHONY: help run demo test test-long check bench bench-peers bench-features bench-outage train image lock clean
 
 help: ## list what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,8 +42,11 @@ check: $(DEV) ## lint, formatting, types and the order of imports
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(DEV) ## measure latency, throughput and the speed of folding on this machine
+bench: $(DEV) ## measure on this machine: one client, the fold, and load from many clients beside the ordinary way
 	$(BIN)/python -m benchmarks bench $(ARGS)
+
+bench-peers: $(DEV) $(PEERS) ## measure the same load beside model servers that others wrote
+	$(BIN)/python -m benchmarks contest $(ARGS)
 
 bench-features: $(DEV) $(FEAST) ## measure features in Redis, ours beside Feast's, and what ours take there
 	$(BIN)/python -m benchmarks features $(ARGS)
@@ -86,6 +92,20 @@ $(FEAST): | $(BIN)/python
 	$(@D)/bin/python -m pip --disable-pip-version-check install --quiet --only-binary :all: "feast[redis]==0.67.0" uvloop
 	@touch $@
 
+# The same for model servers that others wrote, one environment each; one that cannot be installed here is left out.
+build/peers/triton/.installed: | $(BIN)/python
+	$(call peer,nvidia-pytriton==0.7.0,&& $(triton_stub))
+
+build/peers/kserve/.installed: | $(BIN)/python
+	$(call peer,kserve==0.21.0)
+
+build/peers/mlserver/.installed: | $(BIN)/python
+	$(call peer,mlserver==1.7.1 httptools==0.9.0)
+
+# 1.4.40 asks for a certifi that is newer than the newest.
+build/peers/bentoml/.installed: | $(BIN)/python
+	$(call peer,bentoml==1.4.39 httptools==0.9.0 uvloop==0.23.0)
+
 # What the shipped model is fitted on: two million payments over 120 days, always the same ones.
 data/shipped.parquet: training/simulate.py $(wildcard training/simulation/*.py) | $(DEV)
 	$(BIN)/python -m training simulate --transactions 2000000 --days 120 --seed 7 --out $@
@@ -99,3 +119,13 @@ define locked
 	  requirements/$(1).txt > requirements/$(1).txt.new
 	mv requirements/$(1).txt.new requirements/$(1).txt
 endef
+
+define peer
+	($(PYTHON) -m venv $(@D) && $(@D)/bin/python -m pip --disable-pip-version-check install --quiet --only-binary :all: \
+	  $(ORT) $(1) $(2) && touch $@) || echo "$(@D): not installed, so left out"
+endef
+
+# PyTriton brings a part of Triton's Python backend for each version of Python; Triton looks for its own one here.
+triton_files = $(@D)/lib/python3.*/site-packages/pytriton/tritonserver
+triton_stub = cp $(triton_files)/python_backend_stubs/$$($(PYTHON) -c 'import sysconfig as s; print(s.get_python_version())')/* \
+  $(triton_files)/backends/python/

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks.bench import bench
+from benchmarks.bench import bench, bench_peers, bench_scale
 from benchmarks.demo import PAST, demo
 from benchmarks.features.bench import bench_features
+from benchmarks.load.prepared import PaymentsUsedUp
 from benchmarks.measure import RequestRefused
 from benchmarks.outage import Course, bench_outage
 from benchmarks.serving import PROJECT, ServiceFailed, free_port
@@ -28,13 +29,17 @@ def main(arguments: Sequence[str]) -> int:
         match options.command:
             case "bench":
                 bench(console, port=port, model_dir=options.model_dir)
+            case "contest":
+                bench_peers(console, model_dir=options.model_dir)
+            case "scale":
+                bench_scale(console, model_dir=options.model_dir)
             case "features":
                 bench_features(console, feast_python=options.feast_python, model_dir=options.model_dir)
             case "outage":
                 bench_outage(console, port=port, model_dir=options.model_dir, log=OUTAGE_LOG, course=Course())
             case _:
                 demo(console, port=port, model_dir=options.model_dir, seconds=options.seconds, past=PAST)
-    except (ServiceFailed, RequestRefused, TouchstoneError) as error:
+    except (ServiceFailed, RequestRefused, PaymentsUsedUp, TouchstoneError) as error:
         sys.stderr.write(f"{type(error).__name__}: {error}\n")
         return 1
     except KeyboardInterrupt:
@@ -46,8 +51,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="A real service, measured or watched.")
     parser.add_argument(
         "command",
-        choices=["bench", "demo", "features", "outage"],
-        help="measure a service; watch one; measure its features in Redis beside Feast's; take its Redis away",
+        choices=["bench", "contest", "scale", "demo", "features", "outage"],
+        help="measure a service; measure it beside others under load; with little data and with much; watch one; "
+        "measure its features in Redis beside Feast's; take its Redis away",
     )
     parser.add_argument("--model-dir", type=Path, help="a bundle, or a directory of versions [the shipped one]")
     parser.add_argument("--port", type=int, help="where the service shall listen [any free port]")

@@ -38,18 +38,22 @@ class Connection:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """It can be used no more."""
         self._socket.close()
 
     def get(self, path: str) -> Reply:
         """GET a path."""
-        return self._exchange(f"GET {path} HTTP/1.1\r\nHost: touchstone\r\n\r\n".encode())
+        return self.exchange(f"GET {path} HTTP/1.1\r\nHost: touchstone\r\n\r\n".encode())
 
     def post(self, path: str, body: bytes) -> Reply:
         """POST JSON to a path."""
-        return self._exchange(post_request(path, body))
+        return self.exchange(post_request(path, body))
 
-    def _exchange(self, request: bytes) -> Reply:
-        """Send, and read a reply that states its length, as all of ours do.
+    def exchange(self, request: bytes) -> Reply:
+        """Send a whole request, and read a reply that states its length, as all of ours do.
 
         Raises:
             ConnectionError: the service closed the connection.
@@ -72,7 +76,9 @@ class Connection:
         return data
 
 
-def post_request(path: str, body: bytes) -> bytes:
-    """The bytes of a POST of JSON."""
+def post_request(path: str, body: bytes, *, key: str | None = None) -> bytes:
+    """The bytes of a POST of JSON, with an API key or without."""
     head = f"POST {path} HTTP/1.1\r\nHost: touchstone\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+    if key is not None:
+        head += f"\r\nAuthorization: Bearer {key}"
     return head.encode() + b"\r\n\r\n" + body

@@ -5,7 +5,7 @@ import platform
 from importlib.metadata import version
 from pathlib import Path
 
-PACKAGES = ("numpy", "numba", "onnxruntime", "uvicorn", "uvloop", "pydantic")
+PACKAGES = ("numpy", "numba", "onnxruntime", "uvicorn", "uvloop", "pydantic", "fastapi", "redis")
 
 
 def describe_machine() -> str:

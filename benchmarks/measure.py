@@ -1,6 +1,5 @@
-"""The measurements: a lone request, several clients at once, and the fold of a table."""
+"""The measurements of one service alone: a lone request, and the fold of a table."""
 
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -41,15 +40,6 @@ class Latency:
 
 
 @dataclass(frozen=True, slots=True)
-class Throughput:
-    """What several clients got through, each sending its next request when the last one is answered."""
-
-    clients: int
-    requests_per_second: float
-    latency: Latency
-
-
-@dataclass(frozen=True, slots=True)
 class Folding:
     """How fast the kernel goes over a table, offline, on one core."""
 
@@ -80,43 +70,6 @@ def lone_latency(address: Address, frame: pl.DataFrame, *, warm_up: int) -> tupl
         after = _stage_totals(connection)
     calls = len(bodies) - warm_up
     return Latency.of(seconds), {stage: (after[stage] - before[stage]) / calls * 1e6 for stage in after}
-
-
-def throughput(address: Address, frame: pl.DataFrame, *, clients: int) -> Throughput:
-    """Several clients at once, in threads of this process.
-
-    Args:
-        address: of a service that has not seen these transactions.
-        frame: canonical transactions, dealt out to the clients.
-        clients: how many connections.
-
-    Raises:
-        RequestRefused: a transaction was not scored.
-    """
-    hands = [list(request_bodies(frame[first::clients])) for first in range(clients)]
-    seconds: list[float] = []
-    failures: list[Exception] = []
-    barrier = threading.Barrier(clients + 1)
-
-    def play(hand: Sequence[bytes]) -> None:
-        with Connection(address) as connection:
-            barrier.wait()
-            try:
-                seconds.extend(_timed(connection, hand))
-            except (RequestRefused, OSError) as error:
-                failures.append(error)
-
-    threads = [threading.Thread(target=play, args=(hand,)) for hand in hands]
-    for thread in threads:
-        thread.start()
-    barrier.wait()
-    begin = time.perf_counter()
-    for thread in threads:
-        thread.join()
-    elapsed = time.perf_counter() - begin
-    if failures:
-        raise failures[0]
-    return Throughput(clients, len(seconds) / elapsed, Latency.of(seconds))
 
 
 def folding(bundle: Bundle, frame: pl.DataFrame) -> Folding:

@@ -36,6 +36,11 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
+def clean_environment() -> dict[str, str]:
+    """That of this process, without settings of a service."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("TOUCHSTONE_")}
+
+
 @contextmanager
 def running_service(*, port: int, model_dir: Path | None = None) -> Iterator[Address]:
     """Start the service with default settings and an empty store; stop it at the end.
@@ -47,12 +52,11 @@ def running_service(*, port: int, model_dir: Path | None = None) -> Iterator[Add
     Raises:
         ServiceFailed: it did not become ready, or ended with an error.
     """
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("TOUCHSTONE_")}
     with TemporaryDirectory() as state:
         command = [sys.executable, "-m", "service", "--port", str(port), "--state-dir", state]
         command += ["--model-dir", str(model_dir)] if model_dir else []
         process = subprocess.Popen(  # noqa: S603 - our own interpreter and words
-            command, cwd=PROJECT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            command, cwd=PROJECT, env=clean_environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
         try:
             yield _address(process)

@@ -14,7 +14,7 @@ from rich.console import Console
 from benchmarks.__main__ import main
 from benchmarks.connection import Connection
 from benchmarks.demo import demo
-from benchmarks.measure import Latency, RequestRefused, folding, lone_latency, throughput
+from benchmarks.measure import Latency, RequestRefused, folding, lone_latency
 from benchmarks.payments import batch_bodies
 from benchmarks.serving import Address, ServiceFailed, free_port, running_service
 from service.bundle import Bundle
@@ -52,27 +52,11 @@ def test_a_lone_request_s_stages_fit_into_what_the_client_sees(address: Address)
     assert sum(parts) <= stages["total"] <= latency.max_ms * 1000
 
 
-def test_every_payment_of_several_clients_is_scored_once(address: Address) -> None:
-    """The rate counts requests that were answered, and the deal leaves no payment out."""
-    before = decisions(address)
-    found = throughput(address, payments(2), clients=7)
-    assert found.latency.requests == 60 == decisions(address) - before
-    assert found.requests_per_second > 0
-
-
-def decisions(address: Address) -> float:
-    with Connection(address) as connection:
-        lines = connection.get("/metrics").body.decode().splitlines()
-    return sum(float(line.split()[-1]) for line in lines if line.startswith("fraud_decisions_total{"))
-
-
 def test_a_payment_that_is_refused_spoils_the_measurement(address: Address) -> None:
     """The time of an error is not the time of a decision, so it is never averaged in."""
     broken = payments(3).with_columns(amount=pl.lit(-1))
     with pytest.raises(RequestRefused, match="422"):
         lone_latency(address, broken, warm_up=0)
-    with pytest.raises(RequestRefused, match="422"):
-        throughput(address, broken, clients=2)
 
 
 def test_batches_hold_every_payment_in_order(address: Address) -> None:

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 PROJECT = Path(__file__).resolve().parents[2]
-TARGETS = "help run demo test test-long check bench bench-features bench-outage train image lock clean".split()
+TARGETS = (
+    "help run demo test test-long check bench bench-peers bench-features bench-outage train image lock clean"
+).split()
 
 
 def make(*arguments: str) -> str:
