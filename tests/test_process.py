@@ -142,7 +142,10 @@ def test_a_taken_port_is_reported_in_one_line(small_bundle: Path, tmp_path: Path
     [
         (["--prot", "1"], "SettingsInvalid: command line: --prot is not a setting; the closest is --port"),
         (["--prot=1"], "SettingsInvalid: command line: --prot is not a setting; the closest is --port"),
-        (["sevre"], "SettingsInvalid: sevre is not a command; there are serve, check, warm, backfill, bench-model, settings"),
+        (
+            ["sevre"],
+            "SettingsInvalid: sevre is not a command; there are serve, check, warm, backfill, bench-model, sett",
+        ),
         (["--port", "http"], "SettingsInvalid: TOUCHSTONE_PORT: "),
         (["--model-dir", "/nowhere"], "BundleInvalid: /nowhere holds no bundle"),
         (["--config", "/nowhere"], "SettingsInvalid: /nowhere"),

@@ -45,7 +45,7 @@ class DecisionRecord(NamedTuple):
         spec: the first 8 hexadecimal digits of the feature spec's sha256: whose entities `revs` are about.
         revs: by entity of that spec, where the transaction stands in its log; `NOWHERE` where it has none or none is
             known, `APPENDED_LATER` where it was appended after the decision.
-        position: where the store keeps the snapshot; empty where it keeps none.
+        position: where the store keeps the snapshot; empty where it keeps none, and before the record is found again.
     """
 
     digest: bytes
@@ -206,8 +206,8 @@ class Remote(Protocol):
     async def put_decisions(self, decisions: Sequence[NewDecision]) -> list[DecisionRecord | None]:
         """Remember decisions, each together with its snapshot, unless its transaction has one already.
 
-        Returns the record that stands: the one given (with its position), or an earlier one. None: no answer in time,
-        and whether it is remembered is not known. Never raises.
+        Returns the record that stands: the one given, or an earlier one. None: no answer in time, and whether it is
+        remembered is not known. Never raises.
         """
         ...
 

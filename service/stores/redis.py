@@ -25,7 +25,7 @@ from service.stores.base import (
     Visit,
 )
 from service.stores.cluster import ClusterNodes
-from service.stores.codec import decode_record, decode_snapshot, encode_record, encode_snapshot
+from service.stores.codec import decode_record, decode_snapshot, encode_record, encode_snapshots
 from service.stores.keys import (
     archive_stream,
     audit_key,
@@ -364,10 +364,11 @@ class RedisStore:
         most = self._limits.max_stream_decisions // self._nodes.partitions
         keys = [decisions_stream(partition)]
         arguments: list[bytes | int] = [most, self._limits.record_ttl_s * 1000]
-        for transaction_id, record, snapshot in decisions:
+        snapshots = encode_snapshots([decision.snapshot for decision in decisions])
+        for (transaction_id, record, _), snapshot in zip(decisions, snapshots, strict=True):
             name = transaction_id.encode()
             keys.append(record_key(partition, name))
-            arguments += [name, encode_record(record), encode_snapshot(snapshot)]
+            arguments += (name, encode_record(record), snapshot)
         return self._scripts.decide.call(keys, arguments)
 
     def _record_key(self, name: bytes) -> bytes:
@@ -377,7 +378,8 @@ class RedisStore:
         return outcome_key(self._partition(name), name)
 
     def _partition(self, name: bytes) -> int:
-        return partition_of(name, self._nodes.partitions)
+        partitions = self._nodes.partitions
+        return 0 if partitions == 1 else partition_of(name, partitions)
 
 
 def _get(key: bytes) -> bytes:
@@ -452,10 +454,10 @@ def _decoded(value: Reply) -> DecisionRecord | Unanswered | None:
 
 
 def _standing(record: DecisionRecord, kept: Reply) -> DecisionRecord | None:
-    """The record that stands after we offered one: ours, with its position, or an earlier one."""
+    """The record that stands after we offered one: ours or an earlier one."""
     match kept:
-        case [bytes(position)]:
-            return record._replace(position=position.decode())
+        case [bytes()]:
+            return record
         case _:
             found = _decoded(kept)
             return None if isinstance(found, Unanswered) else found

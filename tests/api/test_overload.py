@@ -14,6 +14,7 @@ import pytest
 from service.api.schemas import ScoreResponse
 from service.batching import MOST_BATCHES, Batcher
 from service.settings import Settings
+from service.scorer import Answer
 from service.stores.memory import MemoryStore
 from tests.api.test_score import transaction
 from tests.conftest import ARRIVAL_MS
@@ -110,6 +111,7 @@ def test_a_retry_that_overtakes_the_writing_gets_the_same_bytes(small_bundle: Pa
         given = one.scorer.decide_at_once(payment("tx"))
         retried = await one.score(payment("tx"))
         await one.scorer.close()
+        assert isinstance(given, Answer)
         assert retried.body == given.body
         assert retried.replayed
 

@@ -14,7 +14,7 @@ from service.stores.codec import (
     decode_record,
     decode_snapshot,
     encode_record,
-    encode_snapshot,
+    encode_snapshots,
 )
 
 tokens = st.none() | st.text("abcXYZ019._:-", min_size=1, max_size=64)
@@ -47,7 +47,8 @@ def test_a_snapshot_comes_back(request: bytes, features: list[float], codes: lis
     snapshot = Snapshot(
         request, np.array(features, np.float32), np.array(codes, np.int64), np.array(findings, np.int64)
     )
-    again = decode_snapshot(encode_snapshot(snapshot))
+    [encoded] = encode_snapshots([snapshot])
+    again = decode_snapshot(encoded)
     assert again.request == request
     assert again.numeric.tobytes() == snapshot.numeric.tobytes()
     np.testing.assert_array_equal(again.categorical, snapshot.categorical, strict=True)
