@@ -39,13 +39,46 @@ class SplitConfig(_Section):
 
 
 class LossConfig(_Section):
-    """What is minimised."""
+    """What is minimised. docs/losses.md has the table of losses and samplers, each with what undoes it."""
 
     name: LossName = "focal"
     gamma: Annotated[float, Field(ge=0, le=10)] = Field(2.0, description="How hard to look away from easy examples.")
-    alpha: Annotated[float, Field(gt=0, lt=1)] | Literal["balanced"] | None = Field(
-        0.75, description="Weight of fraud; none for no weighting."
+    alpha: Annotated[float, Field(gt=0, lt=1)] | Literal["balanced", "class_weights"] | None = Field(
+        0.75, description="Weight of fraud; balanced or class_weights where both classes weigh the same; none: none."
     )
+
+
+class AllRowsConfig(_Section):
+    """Every row in every epoch. For small data, or where there is time."""
+
+    name: Literal["none"] = "none"
+
+
+class UndersampleConfig(_Section):
+    """All frauds and a share of the legitimate rows; undone exactly afterwards."""
+
+    name: Literal["undersample"] = "undersample"
+    legitimate_kept: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.2, description="The share. Less is faster and shows the network less of what is ordinary."
+    )
+    drawn: Literal["each_epoch", "once"] = Field(
+        "each_epoch", description="Anew each epoch, so that every row is seen in the end; once where memory is short."
+    )
+
+
+class SmoteConfig(_Section):
+    """All rows and invented frauds between the real ones (Chawla et al. 2002). Nothing undoes it exactly."""
+
+    name: Literal["smote"] = "smote"
+    frauds_per_legitimate: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.1, description="Real and invented frauds per legitimate row; 1 makes the classes equal."
+    )
+    neighbours: Annotated[int, Field(ge=1, le=100)] = Field(
+        5, description="Among how many nearest frauds the other end is drawn. Fewer where kinds of fraud are small."
+    )
+
+
+SamplerConfig = Annotated[AllRowsConfig | UndersampleConfig | SmoteConfig, Field(discriminator="name")]
 
 
 class NetworkConfig(_Section):
@@ -64,9 +97,6 @@ class NetworkConfig(_Section):
     learning_rate: Annotated[float, Field(gt=0, le=1)] = Field(0.003, description="The one-cycle's peak.")
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     average_decay: Annotated[float, Field(ge=0, lt=1)] = Field(0.995, description="Of the moving average that is kept.")
-    negatives_kept: Annotated[float, Field(gt=0, le=1)] = Field(
-        0.2, description="Share of legitimate rows drawn each epoch; undone exactly afterwards."
-    )
     entity_dropout: Share = Field(
         0.02, description="How often an entity's features are hidden, as when the store cannot be reached."
     )
@@ -112,6 +142,7 @@ class FitConfig(_Section):
     label_delay_days: Days = Field(7, description="Assumed where the data does not say when a label became known.")
     split: SplitConfig = SplitConfig()
     loss: LossConfig = LossConfig()
+    sampler: SamplerConfig = UndersampleConfig()
     network: NetworkConfig = NetworkConfig()
     costs: CostConfig = CostConfig()
     reasons: list[ReasonConfig] = []

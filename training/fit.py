@@ -73,7 +73,7 @@ def fit(
     split = split_by_time(examples.event_time_ms, examples.labels, examples.reported_at_ms, config.split)
     say(f"fitting on {len(split.fit.rows):,} transactions with {split.fit.frauds:,} frauds")
     trained = train(
-        _part(examples, split.fit), _part(examples, split.tune), config.network, config.loss,
+        _part(examples, split.fit), _part(examples, split.tune), config.network, config.loss, config.sampler,
         seed=config.seed, threads=config.threads, entity_features=plan.entity_features,
         tick=tick,
     )  # fmt: skip

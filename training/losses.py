@@ -1,7 +1,8 @@
 """Losses for rare fraud, and the way back from their logit to a probability.
 
 Every loss here is `weight · (1 - p_t)^gamma · -log p_t`: cross-entropy has gamma = 0 and no weights, class weighting
-gamma = 0 and weights, focal loss gamma > 0 with or without weights. So one closed form undoes them all.
+gamma = 0 and weights, focal loss gamma > 0 with or without weights. So one closed form undoes them all. The choices and
+their inverses are a table in docs/losses.md.
 """
 
 import math
@@ -13,6 +14,10 @@ from torch import Tensor
 from torch.nn import functional
 
 LossName = Literal["bce", "weighted_bce", "focal"]
+
+Alpha = float | Literal["balanced", "class_weights"] | None
+"""How fraud is weighed, as configured. Either word gives both classes the same total weight: `balanced` by weights that
+add up to 1, `class_weights` by n / (2·n_class), so that a row weighs 1 on average. Only the gradient's size differs."""
 
 LOGIT_BOUND = 60.0
 """Logits are clipped here before they are corrected: e^60 fits float32, e^89 does not; 1e-26 is as good as nothing."""
@@ -26,7 +31,7 @@ class Loss:
         name: what the configuration called it.
         gamma: how hard to look away from easy examples; 0 is plain cross-entropy.
         alpha: the fraud class's share of the two class weights, in (0, 1); None for no weighting.
-        scale: multiplies the whole loss, so that `weighted_bce` is n / (2·n_class) to the letter.
+        scale: multiplies the whole loss, so that class weights are n / (2·n_class) to the letter.
     """
 
     name: LossName
@@ -39,20 +44,13 @@ class Loss:
         return self.scale * focal_loss(logits, targets, gamma=self.gamma, alpha=self.alpha)
 
 
-def settle_loss(
-    name: LossName,
-    *,
-    gamma: float,
-    alpha: float | Literal["balanced"] | None,
-    frauds: int,
-    legitimate: int,
-) -> Loss:
+def settle_loss(name: LossName, *, gamma: float, alpha: Alpha, frauds: int, legitimate: int) -> Loss:
     """Turn a configured loss into numbers, given the class counts of the rows it will see.
 
     Args:
-        name: `bce` ignores gamma and alpha, `weighted_bce` weighs class c by n / (2·n_c), `focal` takes both.
+        name: `bce` ignores gamma and alpha; so does `weighted_bce`, which is `focal` at gamma 0 with class weights.
         gamma: focusing exponent, at least 0.
-        alpha: weight of fraud in (0, 1), "balanced" for n_legitimate / n, None for no weighting.
+        alpha: weight of fraud in (0, 1), or how to find it from the counts, or None for no weighting.
         frauds: number of fraudulent rows, at least 1.
         legitimate: number of legitimate rows, at least 1.
 
@@ -61,26 +59,22 @@ def settle_loss(
     """
     assert frauds > 0, f"a loss needs both classes, got {frauds} frauds"
     assert legitimate > 0, f"a loss needs both classes, got {legitimate} legitimate rows"
-    rows = frauds + legitimate
-    balanced = legitimate / rows
     if name == "bce":
-        return Loss("bce", gamma=0.0, alpha=None)
-    if name == "weighted_bce":
-        return Loss(
-            "weighted_bce",
-            gamma=0.0,
-            alpha=balanced,
-            scale=rows * rows / (2 * frauds * legitimate),
-        )
-    settled = balanced if alpha == "balanced" else alpha
+        gamma, alpha = 0.0, None
+    elif name == "weighted_bce":
+        gamma, alpha = 0.0, "class_weights"
+    rows = frauds + legitimate
+    scale = rows * rows / (2 * frauds * legitimate) if alpha == "class_weights" else 1.0
+    settled = legitimate / rows if isinstance(alpha, str) else alpha
     _check(gamma, settled)
-    return Loss("focal", gamma=gamma, alpha=settled)
+    return Loss(name, gamma, settled, scale)
 
 
 def focal_loss(logits: Tensor, targets: Tensor, *, gamma: float, alpha: float | None) -> Tensor:
     """Cross-entropy that looks away from easy examples (Lin et al. 2017, eq. 5).
 
     Computed in log space, 1 - p_t = exp(-softplus(±z)): neither the loss nor its gradient meets log 0 or 0^(gamma - 1).
+    Logits of half precision are widened first: their 8 or 11 bits are not enough for a mean over a batch.
 
     Args:
         logits: (batch,), any real number. Logits, not probabilities: the log is taken stably here.
@@ -89,16 +83,18 @@ def focal_loss(logits: Tensor, targets: Tensor, *, gamma: float, alpha: float | 
         alpha: weight of the fraud class in (0, 1), or None for no weighting.
 
     Returns:
-        The mean over the batch, a scalar.
+        The mean over the batch, a scalar of at least float32.
 
     Raises:
         ValueError: gamma is negative or alpha is outside (0, 1).
     """
     _check(gamma, alpha)
-    towards_truth = torch.where(targets > 0, logits, -logits)
+    fraud = targets > 0
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    towards_truth = torch.where(fraud, wide, -wide)
     loss = torch.exp(-gamma * functional.softplus(towards_truth)) * functional.softplus(-towards_truth)
     if alpha is not None:
-        loss = loss * torch.where(targets > 0, alpha, 1 - alpha)
+        loss = torch.where(fraud, alpha * loss, (1 - alpha) * loss)
     return loss.mean()
 
 

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from training.config import LossConfig, NetworkConfig
+from training.config import LossConfig, NetworkConfig, SamplerConfig
 from training.losses import Loss, settle_loss, stationary_bias
 from training.metrics import average_precision
 from training.network import Architecture, Codes, Floats, FraudNetwork, Mask, raw_logits
+from training.samplers import Correction, Sample, correction, draw_sample
 
 GRADIENT_BOUND = 1.0
 """Gradients are clipped to this norm: one odd batch must not undo what a hundred have learned."""
@@ -39,16 +40,21 @@ class Trained:
     Attributes:
         network: in evaluation mode, the best moving average of the weights.
         loss: the loss it minimised, its numbers settled.
-        beta: share of the legitimate rows it was shown per epoch, exact.
+        correction: what undoes that loss and the sampler.
         prior: share of fraud among the fit rows before sampling.
         average_precisions: of the tuning slice after each epoch that ran; empty without one.
     """
 
     network: FraudNetwork
     loss: Loss
-    beta: float
+    correction: Correction
     prior: float
     average_precisions: tuple[float, ...]
+
+    @property
+    def beta(self) -> float:
+        """By what sampling divided the odds of fraud: the share of legitimate rows an epoch showed, if no more."""
+        return self.correction.beta
 
 
 def train(
@@ -56,6 +62,7 @@ def train(
     tune: Part | None,
     config: NetworkConfig,
     loss_config: LossConfig,
+    sampler_config: SamplerConfig,
     *,
     seed: int,
     threads: int,
@@ -64,36 +71,40 @@ def train(
 ) -> Trained:
     """Minimise the loss over `fit` and keep the epoch with the best average precision on `tune`.
 
-    AdamW under a one-cycle schedule, all frauds and a fresh draw of the legitimate rows each epoch, a moving average
-    of the weights. Same arguments, same weights to the last bit (on one CPU type).
+    AdamW under a one-cycle schedule, the sampler's rows each epoch, a moving average of the weights. Same arguments,
+    same weights to the last bit (on one CPU type).
 
     Args:
         fit: the rows to learn from; both classes must be there.
         tune: later rows that decide when to stop; without them every epoch runs and the last counts.
         config: network and optimiser.
         loss_config: what to minimise.
+        sampler_config: over which of the rows.
         seed: of the initial weights, the draws and the drop-outs.
         threads: torch's threads; the order of sums depends on it.
         entity_features: by entity, its part of the numeric features; hidden together now and then.
         tick: called after each epoch, for a progress bar.
+
+    Raises:
+        DataInvalid: the sampler cannot work with these rows.
     """
     with _reproducible(seed, threads):
-        frauds = int(fit.labels.sum())
-        legitimate = len(fit.labels) - frauds
-        drawn = max(1, round(config.negatives_kept * legitimate))
-        beta, prior = drawn / legitimate, frauds / len(fit.labels)
+        draws = np.random.default_rng(seed)
+        sample = draw_sample(sampler_config, fit.numeric, fit.categorical, fit.labels, draws)
         loss = settle_loss(
-            loss_config.name, gamma=loss_config.gamma, alpha=loss_config.alpha, frauds=frauds, legitimate=drawn
+            loss_config.name,
+            gamma=loss_config.gamma,
+            alpha=loss_config.alpha,
+            frauds=sample.frauds,
+            legitimate=sample.legitimate,
         )
         shape = Architecture(config.width, config.depth, config.dropout, config.bins, config.embedding)
-        bias = stationary_bias(prior, gamma=loss.gamma, alpha=loss.alpha, beta=beta)
+        prior = float(fit.labels.mean())
+        bias = stationary_bias(prior, gamma=loss.gamma, alpha=loss.alpha, beta=sample.beta)
         network = FraudNetwork.for_data(fit.numeric, fit.categorical, shape, bias=bias)
-        draws = np.random.default_rng(seed)
         best, reached = network, [0.0]
-        steps = math.ceil((frauds + drawn) / config.batch)
-        for averaged in _epochs(
-            network, loss, config, steps, lambda: _batches(fit, drawn, config, entity_features, draws)
-        ):
+        steps = math.ceil((sample.frauds + sample.legitimate) / config.batch)
+        for averaged in _epochs(network, loss, config, steps, lambda: _batches(sample, config, entity_features, draws)):
             tick()
             if tune is None:
                 best = averaged
@@ -103,7 +114,7 @@ def train(
                 best = copy.deepcopy(averaged)
             elif len(reached) - 1 - int(np.argmax(reached)) >= config.patience:
                 break
-    return Trained(best.eval(), loss, beta, prior, tuple(reached[1:]))
+    return Trained(best.eval(), loss, correction(loss, sample), prior, tuple(reached[1:]))
 
 
 def _epochs(
@@ -135,21 +146,20 @@ def _epochs(
 
 
 def _batches(
-    fit: Part, drawn: int, config: NetworkConfig, entity_features: Sequence[slice], draws: np.random.Generator
+    sample: Sample, config: NetworkConfig, entity_features: Sequence[slice], draws: np.random.Generator
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """All frauds and `drawn` legitimate rows in random order, each row's entities hidden now and then."""
-    legitimate = draws.choice(np.flatnonzero(~fit.labels), drawn, replace=False, shuffle=False)
-    rows = draws.permutation(np.concatenate([np.flatnonzero(fit.labels), legitimate]))
+    """One epoch of the sample, each row's entities hidden now and then."""
+    rows = sample.epoch(draws)
     for start in range(0, len(rows), config.batch):
         batch = rows[start : start + config.batch]
-        numeric = fit.numeric[batch]
+        numeric = sample.numeric[batch]
         hidden = draws.random((len(batch), len(entity_features))) < config.entity_dropout
         for entity, features in enumerate(entity_features):
             numeric[hidden[:, entity], features] = np.nan
         yield (
             torch.from_numpy(numeric),
-            torch.from_numpy(fit.categorical[batch]),
-            torch.from_numpy(fit.labels[batch].astype(np.float32)),
+            torch.from_numpy(sample.categorical[batch]),
+            torch.from_numpy(sample.labels[batch].astype(np.float32)),
         )
 
 

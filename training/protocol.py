@@ -75,7 +75,8 @@ def _fold(examples: Examples, plan: Plan, config: FitConfig, start: datetime) ->
     test = np.flatnonzero((times >= start_ms + 2 * WEEK_MS) & (times < start_ms + 3 * WEEK_MS))
     test = test[~_known_compromised(examples, test, start_ms)]
     trained = train(
-        Part(examples.numeric[fit], examples.categorical[fit], examples.labels[fit]), None, config.network, config.loss,
+        Part(examples.numeric[fit], examples.categorical[fit], examples.labels[fit]), None,
+        config.network, config.loss, config.sampler,
         seed=config.seed, threads=config.threads, entity_features=plan.entity_features, tick=lambda: None,
     )  # fmt: skip
     logits = raw_logits(trained.network, examples.numeric[test], examples.categorical[test]).astype(np.float64)

@@ -300,7 +300,8 @@ def test_a_model_is_fitted_on_what_was_served(month: Month, tmp_path: Path) -> N
         "features": str(CONFIGS / "features.yaml"),
         "currencies": str(CONFIGS / "currencies.yaml"),
         "split": {"warm_up_days": 3, "tune_days": 5, "calibrate_days": 6, "test_days": 6, "gap_days": 1},
-        "network": {"width": 16, "epochs": 2, "batch": 128, "negatives_kept": 0.5},
+        "network": {"width": 16, "epochs": 2, "batch": 128},
+        "sampler": {"name": "undersample", "legitimate_kept": 0.5},
     }
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(config), "utf-8")
     ran = CliRunner().invoke(

@@ -15,7 +15,7 @@ from service.errors import BundleInvalid
 from service.model import OnnxModel
 from service.settings import Settings
 from tests.serving import serving
-from training.config import FitConfig, NetworkConfig, SplitConfig, read_config
+from training.config import FitConfig, NetworkConfig, SplitConfig, UndersampleConfig, read_config
 from training.evaluate import evaluate
 from training.examples import declare_reports, replay_offline
 from training.fit import fit
@@ -50,7 +50,8 @@ def fitted(tmp_path_factory: pytest.TempPathFactory) -> Fitted:
     config = read_config(CONFIGS / "shipped.yaml").model_copy(
         update={
             "split": SplitConfig(warm_up_days=10, tune_days=7, calibrate_days=10, test_days=10, gap_days=3),
-            "network": NetworkConfig(width=32, epochs=3, batch=256, negatives_kept=0.5),
+            "network": NetworkConfig(width=32, epochs=3, batch=256),
+            "sampler": UndersampleConfig(legitimate_kept=0.5),
         }
     )
     return Fitted(frame, config, run(frame, config, tmp_path_factory.mktemp("models")))

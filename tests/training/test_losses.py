@@ -93,6 +93,47 @@ def test_weighted_cross_entropy_weighs_a_class_by_n_over_twice_its_size() -> Non
     assert float(loss(torch.zeros(1), torch.zeros(1))) == pytest.approx(0.625 * at_zero)
 
 
+def test_class_weights_and_focusing_combine() -> None:
+    """`focal` with class weights is n / (2·n_class) times the focal loss; at gamma 0 it is weighted cross-entropy."""
+    loss = settle_loss("focal", gamma=2.0, alpha="class_weights", frauds=2, legitimate=8)
+    at_zero = 0.5**2 * math.log(2)
+    assert float(loss(torch.zeros(1), torch.ones(1))) == pytest.approx(2.5 * at_zero)
+    assert float(loss(torch.zeros(1), torch.zeros(1))) == pytest.approx(0.625 * at_zero)
+    flat = settle_loss("focal", gamma=0.0, alpha="class_weights", frauds=2, legitimate=8)
+    weighted = settle_loss("weighted_bce", gamma=2.0, alpha=0.25, frauds=2, legitimate=8)
+    assert (flat.gamma, flat.alpha, flat.scale) == (weighted.gamma, weighted.alpha, weighted.scale)
+
+
+@pytest.mark.parametrize("half", [torch.float16, torch.bfloat16])
+def test_half_precision_logits_cost_what_the_same_logits_cost_in_float32(half: torch.dtype) -> None:
+    """Value and gradient are computed in float32, up to logit 80, and only the gradient's own type is narrow."""
+    loss = settle_loss("focal", gamma=2.0, alpha=0.75, frauds=1, legitimate=999)
+    targets = torch.tensor([0.0, 1.0] * len(LOGITS))
+    narrow = torch.tensor(LOGITS).repeat_interleave(2).to(half).requires_grad_()
+    wide = narrow.detach().float().requires_grad_()
+    losses = loss(narrow, targets), loss(wide, targets)
+    for each in losses:
+        each.backward()  # type: ignore[no-untyped-call] # torch ships it untyped
+    assert losses[0].dtype == torch.float32
+    assert losses[0] == losses[1]
+    assert narrow.grad is not None
+    assert wide.grad is not None
+    assert torch.equal(narrow.grad, wide.grad.to(half))
+
+
+def test_the_loss_stays_in_float32_under_autocast() -> None:
+    """A network whose layers run in bfloat16 still minimises a float32 loss, and all its gradients are finite."""
+    layer = torch.nn.Linear(3, 1)
+    rows, targets = torch.linspace(-80, 80, 30).reshape(10, 3), torch.tensor([0.0, 1.0] * 5)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        logits = layer(rows).squeeze(1)
+        value = focal_loss(logits, targets, gamma=2.0, alpha=0.75)
+    value.backward()  # type: ignore[no-untyped-call] # torch ships it untyped
+    assert (logits.dtype, value.dtype) == (torch.bfloat16, torch.float32)
+    assert layer.weight.grad is not None
+    assert bool(torch.isfinite(layer.weight.grad).all())
+
+
 def test_plain_cross_entropy_ignores_gamma_and_alpha() -> None:
     """`bce` is torch's binary cross-entropy, whatever else is configured."""
     loss = settle_loss("bce", gamma=2.0, alpha=0.25, frauds=1, legitimate=9)

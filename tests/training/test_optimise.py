@@ -6,13 +6,22 @@ import numpy as np
 import pytest
 import torch
 
-from training.config import LossConfig, NetworkConfig
-from training.losses import LossName, recover_logit
+from training.config import (
+    AllRowsConfig,
+    LossConfig,
+    NetworkConfig,
+    SamplerConfig,
+    SmoteConfig,
+    UndersampleConfig,
+)
+from training.losses import LossName
 from training.metrics import average_precision
 from training.network import raw_logits
 from training.optimise import Part, Trained, train
 
-SMALL = NetworkConfig(width=16, depth=1, batch=256, epochs=4, negatives_kept=0.5, average_decay=0.9)
+SMALL = NetworkConfig(width=16, depth=1, batch=256, epochs=4, average_decay=0.9)
+HALF = UndersampleConfig(legitimate_kept=0.5)
+SAMPLERS = (AllRowsConfig(), HALF, UndersampleConfig(legitimate_kept=0.5, drawn="once"), SmoteConfig())
 ENTITIES = (slice(0, 2), slice(2, 3))
 
 
@@ -26,12 +35,17 @@ def part(rows: int = 4_000, seed: int = 7) -> Part:
 
 
 def trained(
-    config: NetworkConfig = SMALL, *, seed: int = 7, name: LossName = "focal", tune: Part | None = None
+    config: NetworkConfig = SMALL,
+    sampler: SamplerConfig = HALF,
+    *,
+    seed: int = 7,
+    name: LossName = "focal",
+    tune: Part | None = None,
 ) -> Trained:
     """A run over the same rows."""
     loss = LossConfig(name=name)
     return train(
-        part(), tune, config, loss, seed=seed, threads=1, entity_features=ENTITIES, tick=lambda: None
+        part(), tune, config, loss, sampler, seed=seed, threads=1, entity_features=ENTITIES, tick=lambda: None
     )  # fmt: skip
 
 
@@ -40,29 +54,38 @@ def weights(result: Trained) -> list[bytes]:
     return [tensor.numpy().tobytes() for tensor in result.network.state_dict().values()]
 
 
-def test_the_same_seed_gives_the_same_weights_to_the_last_bit() -> None:
-    """Twice the same run is the same network; another seed is another."""
-    first, again, other = trained(), trained(), trained(seed=8)
+@pytest.mark.parametrize("sampler", SAMPLERS, ids=repr)
+def test_the_same_seed_gives_the_same_weights_to_the_last_bit(sampler: SamplerConfig) -> None:
+    """Twice the same run is the same network, whatever the sampler; another seed is another."""
+    first, again, other = (trained(sampler=sampler, seed=seed) for seed in (7, 7, 8))
     assert weights(first) == weights(again)
     assert weights(first) != weights(other)
 
 
+def test_keeping_every_legitimate_row_is_no_sampling() -> None:
+    """The sampler `none` is `undersample` with a share of 1, to the last bit."""
+    everything = trained(sampler=UndersampleConfig(legitimate_kept=1.0))
+    assert weights(trained(sampler=AllRowsConfig())) == weights(everything)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS, ids=repr)
 @pytest.mark.parametrize("name", ["bce", "weighted_bce", "focal"])
-def test_every_loss_learns_to_rank(name: LossName) -> None:
+def test_every_loss_learns_to_rank_over_every_sampler(name: LossName, sampler: SamplerConfig) -> None:
     """On later rows from the same source the average precision is several times the prevalence."""
     later = part(seed=8)
-    result = trained(SMALL.model_copy(update={"epochs": 12}), name=name)
+    result = trained(SMALL.model_copy(update={"epochs": 12}), sampler, name=name)
     found = average_precision(later.labels, raw_logits(result.network, later.numeric, later.categorical))
     assert found > 4 * later.labels.mean()
 
 
+@pytest.mark.parametrize("sampler", SAMPLERS[:3], ids=repr)
 @pytest.mark.parametrize("name", ["bce", "weighted_bce", "focal"])
-def test_what_sampling_and_weights_did_is_undone_on_average(name: LossName) -> None:
+def test_what_sampling_and_weights_did_is_undone_on_average(name: LossName, sampler: SamplerConfig) -> None:
     """The recovered probabilities of later rows add up to the frauds among them, to within a third."""
     later = part(20_000, seed=8)
-    result = trained(SMALL.model_copy(update={"epochs": 12}), name=name)
+    result = trained(SMALL.model_copy(update={"epochs": 12}), sampler, name=name)
     raw = torch.from_numpy(raw_logits(result.network, later.numeric, later.categorical))
-    recovered = torch.sigmoid(recover_logit(raw, gamma=result.loss.gamma, alpha=result.loss.alpha, beta=result.beta))
+    recovered = torch.sigmoid(result.correction(raw))
     assert float(recovered.mean()) == pytest.approx(float(later.labels.mean()), rel=1 / 3)
 
 
@@ -70,7 +93,7 @@ def test_beta_is_the_exact_share_of_legitimate_rows_that_were_drawn() -> None:
     """Not the configured share but what rounding made of it; the prior is that of all rows."""
     rows = part()
     legitimate = int((~rows.labels).sum())
-    result = trained(SMALL.model_copy(update={"negatives_kept": 0.333}))
+    result = trained(sampler=UndersampleConfig(legitimate_kept=0.333))
     assert result.beta == round(0.333 * legitimate) / legitimate
     assert result.prior == rows.labels.mean()
 
@@ -98,7 +121,7 @@ def test_hidden_entities_do_not_touch_the_caller_s_rows() -> None:
     """Features are hidden in a copy: the examples hold no more missing values than before."""
     rows = part()
     train(
-        rows, None, SMALL.model_copy(update={"entity_dropout": 1.0}), LossConfig(),
+        rows, None, SMALL.model_copy(update={"entity_dropout": 1.0}), LossConfig(), HALF,
         seed=7, threads=1, entity_features=ENTITIES, tick=lambda: None,
     )  # fmt: skip
     assert not np.isnan(rows.numeric).any()
@@ -119,7 +142,7 @@ def test_progress_is_told_once_per_epoch() -> None:
     """The progress bar ticks as often as epochs ran."""
     ticks: list[None] = []
     train(
-        part(), None, SMALL, LossConfig(),
+        part(), None, SMALL, LossConfig(), HALF,
         seed=7, threads=1, entity_features=ENTITIES, tick=lambda: ticks.append(None),
     )  # fmt: skip
     assert len(ticks) == SMALL.epochs
