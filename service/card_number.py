@@ -16,6 +16,7 @@ _ISSUED = re.compile(
     r"|9792[0-9]{12}"  # Troy
     r"|1[0-9]{14}"  # UATP
 )
+_digits_apart = re.compile(r"[0-9 .:_-]*").fullmatch
 _SEPARATORS = str.maketrans("", "", " .:_-")
 _DOUBLED = (0, 2, 4, 6, 8, 1, 3, 5, 7, 9)  # digit sum of twice the digit
 _SHORTEST, _LONGEST = 13, 19
@@ -27,6 +28,8 @@ def looks_like_card_number(value: str) -> bool:
 
     About one in a hundred random 16-digit numbers looks like a card number; tokens with a letter never do.
     """
+    if value.islower() or not _digits_apart(value):  # most tokens have a letter; no card number has
+        return False
     digits = value.translate(_SEPARATORS)
     if not _SHORTEST <= len(digits) <= _LONGEST:
         return False

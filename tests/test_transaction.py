@@ -2,12 +2,15 @@
 
 import json
 from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 from random import Random
 from typing import Any
 
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from msgspec import to_builtins
+from msgspec.structs import asdict
 
 from service.errors import RequestInvalid
 from service.transaction import (
@@ -64,6 +67,90 @@ OUTCOME = {
     "reported_at": "2026-11-02T00:00:00Z",
 }
 
+WRONG_VALUES: list[tuple[str, object]] = [
+    ("transaction_id", ""),
+    ("transaction_id", "x" * 65),
+    ("transaction_id", "a b"),
+    ("transaction_id", "é"),
+    ("transaction_id", "٣"),
+    ("transaction_id", "a\n"),
+    ("transaction_id", "a\x00"),
+    ("transaction_id", 7),
+    ("card_id", ["a"]),
+    ("merchant_id", {"a": 1}),
+    ("timestamp", 1_722_500_000),
+    ("timestamp", "1722500000"),
+    ("timestamp", "2026-11-20"),
+    ("timestamp", "2026-11-20T09:30:00"),
+    ("timestamp", "2026-11-21 09:30:00Z"),
+    ("timestamp", "2026-11-21T09:30Z"),
+    ("timestamp", "2026-11-21T09:30:00+01"),
+    ("timestamp", "2026-11-21T09:30:00+05:75"),
+    ("timestamp", "2026-11-21T09:30:00+24:00"),
+    ("timestamp", "2026-02-30T09:30:00Z"),
+    ("timestamp", "2026-11-21T24:00:00Z"),
+    ("timestamp", "2026-11-21T09:30:60Z"),
+    ("timestamp", "２０26-11-21T09:30:00Z"),
+    ("timestamp", "1999-12-31T23:59:59Z"),
+    ("timestamp", "0000-01-01T00:00:00Z"),
+    ("timestamp", "2026-11-22T09:30:00.001Z"),
+    ("amount", -1),
+    ("amount", 10**12 + 1),
+    ("amount", 10**400),
+    ("amount", 1.0),
+    ("amount", 1.5),
+    ("amount", "12"),
+    ("amount", True),
+    ("currency", "eur"),
+    ("currency", "EURO"),
+    ("currency", "ZZZ"),
+    ("currency", 978),
+    ("merchant_category_code", "541"),
+    ("merchant_category_code", "٥٤١١"),
+    ("merchant_category_code", 5411),
+    ("merchant_country", "UK"),
+    ("card_country", "de"),
+    ("billing_country", "DEU"),
+    ("shipping_country", "XX"),
+    ("ip_country", 1),
+    ("ip_address", "256.1.1.1"),
+    ("ip_address", "1.2.3"),
+    ("ip_address", "01.2.3.4"),
+    ("ip_address", "fe80::1%eth0"),
+    ("ip_address", "10.0.0.0/8"),
+    ("channel", "web"),
+    ("channel", "ECOMMERCE"),
+    ("entry_mode", 1),
+    ("cvc_check", True),
+    ("three_ds", ""),
+    ("latitude", 90.01),
+    ("latitude", "48"),
+    ("latitude", True),
+    ("longitude", -180.5),
+    ("follow_kind", "again"),
+    ("follows", "tx-1"),
+]
+NOT_JSON = [
+    b"",
+    b"{",
+    b"nonsense",
+    b"\xff",
+    b'{"card_id":"\xff"}',
+    b'{"card_id":"\\ud800"}',
+    b'{"card_id":"\\udc00\\ud800"}',
+    b'{"card_id":"a\x00"}',
+    b"\xef\xbb\xbf{}",
+    b"{'card_id':'a'}",
+    b'{"card_id":"a",}',
+    b"[" * 5000,
+    b'{"a":' * 3000,
+    b'{"amount":' + b"9" * 16000 + b"}",
+    json.dumps(FULL).encode() + b"{}",
+    json.dumps(FULL).encode("utf-16"),
+]
+NO_NUMBERS = ["NaN", "Infinity", "-Infinity", "1e999", "1e3"]
+NO_OBJECTS = [b"[]", b"null", b"7", b'"card_id"', b"true"]
+
 
 def read(document: object, *, allow_card_numbers: bool = False) -> Transaction:
     return read_transaction(json.dumps(document).encode(), arrival_ms=ARRIVAL_MS, allow_card_numbers=allow_card_numbers)
@@ -94,7 +181,7 @@ def test_every_field_arrives_as_its_type() -> None:
     assert (transaction.latitude, transaction.longitude) == (48.85, 2.35)
     given = {**FULL, "event_time_ms": transaction.event_time_ms}
     del given["timestamp"]
-    assert transaction.model_dump(mode="json") == given
+    assert to_builtins(transaction) == given
 
 
 def test_an_optional_field_may_be_absent_or_null() -> None:
@@ -103,7 +190,7 @@ def test_an_optional_field_may_be_absent_or_null() -> None:
     null = read({**REQUIRED, **dict.fromkeys(FULL.keys() - REQUIRED.keys())})
     assert absent == null
     assert absent.digest() == null.digest()
-    assert {name for name, value in absent.model_dump().items() if value is None} == FULL.keys() - REQUIRED.keys()
+    assert {name for name, value in asdict(absent).items() if value is None} == FULL.keys() - REQUIRED.keys()
 
 
 @pytest.mark.parametrize("field", REQUIRED)
@@ -113,72 +200,7 @@ def test_a_required_field_may_be_neither_absent_nor_null(field: str) -> None:
     assert paths(refused({**FULL, field: None})) == {field}
 
 
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        ("transaction_id", ""),
-        ("transaction_id", "x" * 65),
-        ("transaction_id", "a b"),
-        ("transaction_id", "é"),
-        ("transaction_id", "٣"),
-        ("transaction_id", "a\n"),
-        ("transaction_id", "a\x00"),
-        ("transaction_id", 7),
-        ("card_id", ["a"]),
-        ("merchant_id", {"a": 1}),
-        ("timestamp", 1_722_500_000),
-        ("timestamp", "1722500000"),
-        ("timestamp", "2026-11-20"),
-        ("timestamp", "2026-11-20T09:30:00"),
-        ("timestamp", "2026-11-21 09:30:00Z"),
-        ("timestamp", "2026-11-21T09:30Z"),
-        ("timestamp", "2026-11-21T09:30:00+01"),
-        ("timestamp", "2026-11-21T09:30:00+05:75"),
-        ("timestamp", "2026-11-21T09:30:00+24:00"),
-        ("timestamp", "2026-02-30T09:30:00Z"),
-        ("timestamp", "2026-11-21T24:00:00Z"),
-        ("timestamp", "2026-11-21T09:30:60Z"),
-        ("timestamp", "２０26-11-21T09:30:00Z"),
-        ("timestamp", "1999-12-31T23:59:59Z"),
-        ("timestamp", "0000-01-01T00:00:00Z"),
-        ("timestamp", "2026-11-22T09:30:00.001Z"),
-        ("amount", -1),
-        ("amount", 10**12 + 1),
-        ("amount", 10**400),
-        ("amount", 1.0),
-        ("amount", 1.5),
-        ("amount", "12"),
-        ("amount", True),
-        ("currency", "eur"),
-        ("currency", "EURO"),
-        ("currency", "ZZZ"),
-        ("currency", 978),
-        ("merchant_category_code", "541"),
-        ("merchant_category_code", "٥٤١١"),
-        ("merchant_category_code", 5411),
-        ("merchant_country", "UK"),
-        ("card_country", "de"),
-        ("billing_country", "DEU"),
-        ("shipping_country", "XX"),
-        ("ip_country", 1),
-        ("ip_address", "256.1.1.1"),
-        ("ip_address", "1.2.3"),
-        ("ip_address", "01.2.3.4"),
-        ("ip_address", "fe80::1%eth0"),
-        ("ip_address", "10.0.0.0/8"),
-        ("channel", "web"),
-        ("channel", "ECOMMERCE"),
-        ("entry_mode", 1),
-        ("cvc_check", True),
-        ("three_ds", ""),
-        ("latitude", 90.01),
-        ("latitude", "48"),
-        ("latitude", True),
-        ("longitude", -180.5),
-        ("follow_kind", "again"),
-        ("follows", "tx-1"),
-    ],
-)
+@pytest.mark.parametrize(("field", "value"), WRONG_VALUES)
 def test_a_wrong_value_is_refused_by_name_and_without_the_value(field: str, value: object) -> None:
     """Whatever does not fit its field is refused, naming that field alone and never repeating what was sent."""
     error = refused({**FULL, field: value})
@@ -187,7 +209,7 @@ def test_a_wrong_value_is_refused_by_name_and_without_the_value(field: str, valu
         assert value not in str(error)
 
 
-@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999", "1e3"])
+@pytest.mark.parametrize("number", NO_NUMBERS)
 @pytest.mark.parametrize("field", ["amount", "latitude"])
 def test_numbers_that_json_has_not_are_refused(field: str, number: str) -> None:
     """NaN, the infinities and what overflows to them are refused where a number belongs; an amount has no exponent."""
@@ -195,27 +217,7 @@ def test_numbers_that_json_has_not_are_refused(field: str, number: str) -> None:
     assert paths(refused(body)) == {field}
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        b"",
-        b"{",
-        b"nonsense",
-        b"\xff",
-        b'{"card_id":"\xff"}',
-        b'{"card_id":"\\ud800"}',
-        b'{"card_id":"\\udc00\\ud800"}',
-        b'{"card_id":"a\x00"}',
-        b"\xef\xbb\xbf{}",
-        b"{'card_id':'a'}",
-        b'{"card_id":"a",}',
-        b"[" * 5000,
-        b'{"a":' * 3000,
-        b'{"amount":' + b"9" * 16000 + b"}",
-        json.dumps(FULL).encode() + b"{}",
-        json.dumps(FULL).encode("utf-16"),
-    ],
-)
+@pytest.mark.parametrize("body", NOT_JSON)
 def test_what_is_not_json_is_refused_as_such(body: bytes) -> None:
     """Broken JSON, wrong encodings, lone surrogates and bottomless nesting have one code of their own."""
     error = refused(body)
@@ -223,7 +225,7 @@ def test_what_is_not_json_is_refused_as_such(body: bytes) -> None:
     assert paths(error) == {"body"}
 
 
-@pytest.mark.parametrize("body", [b"[]", b"null", b"7", b'"card_id"', b"true"])
+@pytest.mark.parametrize("body", NO_OBJECTS)
 def test_json_that_is_no_object_is_refused(body: bytes) -> None:
     """A transaction is an object, nothing else."""
     assert refused(body).faults[0].path == "body"
@@ -327,6 +329,7 @@ def test_event_times_are_bounded(event_ms: int, *, accepted: bool) -> None:
         "4111-1111-1111-1111",
         "4111.1111.1111.1111",
         "4111_1111:1111-1111",
+        "-4111.1111.1111.1111_",
         "4222222222222",
         "5555555555554444",
         "2223003122003222",
@@ -346,7 +349,7 @@ def test_a_card_number_is_refused_and_not_repeated(field: str, number: str) -> N
     assert error.code == "pan_not_allowed"
     assert paths(error) == {field}
     assert number not in str(error)
-    assert read({**REQUIRED, field: number}, allow_card_numbers=True).model_dump()[field] == number
+    assert asdict(read({**REQUIRED, field: number}, allow_card_numbers=True))[field] == number
 
 
 def test_a_card_number_is_refused_as_one_whatever_else_is_wrong() -> None:
@@ -375,6 +378,17 @@ def test_a_token_that_only_resembles_a_card_number_is_taken(token: str) -> None:
 def test_other_ids_may_be_numeric() -> None:
     """Order and merchant numbers are no card numbers, whatever their check digit."""
     assert read({**REQUIRED, "transaction_id": VISA, "merchant_id": VISA, "terminal_id": VISA}).merchant_id == VISA
+
+
+@given(st.ip_addresses().map(str) | st.from_regex(r"[0-9]{1,3}(\.[0-9]{1,3}){2,4}", fullmatch=True))
+def test_an_ip_address_is_what_the_standard_library_takes_for_one(text: str) -> None:
+    """The short way for IPv4 takes no other addresses than the long one."""
+    try:
+        ip_address(text)
+    except ValueError:
+        assert paths(refused({**REQUIRED, "ip_address": text})) == {"ip_address"}
+    else:
+        assert read({**REQUIRED, "ip_address": text}).ip_address == text
 
 
 def encoded(text: str, *, escaped: bool) -> str:
@@ -474,8 +488,8 @@ def test_the_digest_depends_on_every_field(field: str) -> None:
 
 def test_a_transaction_cannot_be_changed() -> None:
     """What was checked stays as it was checked."""
-    with pytest.raises(ValueError, match="frozen"):
-        read(REQUIRED).amount = 1
+    with pytest.raises(AttributeError, match="immutable"):
+        read(REQUIRED).amount = 1  # type: ignore[misc] # what the checker refuses, too
 
 
 def read_one(document: dict[str, object]) -> Outcome:

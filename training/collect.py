@@ -9,6 +9,8 @@ from typing import TypeVar
 
 import orjson
 import polars as pl
+from msgspec import to_builtins
+from msgspec.structs import asdict
 
 from service.bundle import FEATURES, Bundle
 from service.errors import DataInvalid, RequestInvalid
@@ -181,7 +183,7 @@ def _decision(message: Message, plans: Mapping[str, Plan]) -> Row:
     response = orjson.loads(record.response.body)
     scored_ms = parse_instant(response["scored_at"])
     transaction = read_transaction(snapshot.request, arrival_ms=scored_ms, allow_card_numbers=True)
-    asked = transaction.model_dump(mode="json", by_alias=True) | {"timestamp": transaction.event_time_ms}
+    asked = to_builtins(asdict(transaction)) | {"timestamp": transaction.event_time_ms}
     return (
         *(asked[name] for name in REQUEST_FIELDS),
         record.event_time_ms,

@@ -10,7 +10,7 @@ from pydantic.json_schema import models_json_schema
 from service.api.problems import MEDIA_TYPE, Problem
 from service.api.schemas import OutcomeItem, OutcomeResult, RefusedItem, ScoredItem, ScoreResponse
 from service.api.wire import MAX_BATCH
-from service.transaction import Outcome, Transaction
+from service.transaction import Outcome, TransactionContract
 
 Document = dict[str, JsonValue]
 
@@ -48,7 +48,6 @@ _REPLAYED: Document = {
         "schema": {"type": "string", "enum": ["true"]},
     }
 }
-_KEYS = "Needed where the service was given clients' keys, for everything but health, metrics and documentation"
 _SCHEMAS_AT = "#/components/schemas/{model}"
 
 
@@ -81,14 +80,15 @@ def _completed(document: Document) -> Document:
             assert isinstance(responses, dict), responses
             _answer_with_problems(responses)
     document["paths"] = {**_plain_asgi_paths(), **paths}
-    components["securitySchemes"] = {"ApiKey": {"type": "http", "scheme": "bearer", "description": _KEYS}}
-    document["security"] = [{"ApiKey": []}, {}]
     return document
 
 
 def _schemas() -> Document:
     """The shapes of the endpoints that FastAPI does not see, by name."""
-    taken: list[tuple[type[BaseModel], Literal["validation"]]] = [(Transaction, "validation"), (Outcome, "validation")]
+    taken: list[tuple[type[BaseModel], Literal["validation"]]] = [
+        (TransactionContract, "validation"),
+        (Outcome, "validation"),
+    ]
     given: list[tuple[type[BaseModel], Literal["serialization"]]] = [
         (model, "serialization")
         for model in (ScoreResponse, ScoredItem, RefusedItem, OutcomeResult, OutcomeItem, Problem)

@@ -13,8 +13,8 @@ import pytest
 
 from service.api.schemas import ScoreResponse
 from service.batching import MOST_BATCHES, Batcher
-from service.settings import Settings
 from service.scorer import Answer
+from service.settings import Settings
 from service.stores.memory import MemoryStore
 from tests.api.test_score import transaction
 from tests.conftest import ARRIVAL_MS

@@ -9,7 +9,7 @@ import pytest
 
 from service.currency import CurrencyTable, parse_currency_table
 from service.features.entry import Column, Kind, outcome_row, transaction_row
-from service.transaction import Transaction
+from service.transaction import read_transaction
 from service.vocabulary import Channel, CheckResult, EntryMode, FollowKind, ThreeDS
 from training.examples import KEYS, timeline
 
@@ -85,7 +85,11 @@ def served_row(values: dict[str, object], currencies: CurrencyTable) -> tuple[in
     body = {
         name: value for name, value in values.items() if value is not None and name not in {"is_fraud", "reported_at"}
     }
-    transaction = Transaction.model_validate_json(orjson.dumps(body | {"timestamp": time.isoformat()}))
+    transaction = read_transaction(
+        orjson.dumps(body | {"timestamp": time.isoformat()}),
+        arrival_ms=round(time.timestamp() * 1000),
+        allow_card_numbers=False,
+    )
     amount = currencies.to_base(transaction.amount, transaction.currency)
     return transaction_row(transaction, arrival_ms=transaction.event_time_ms, amount_minor=amount or 0)
 
