@@ -3,7 +3,7 @@
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, TypeAlias, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -12,9 +12,7 @@ MOST_ITEMS = 256  # in a batch: some 20 ms of work, in which nobody else is answ
 MOST_BATCHES = 2  # under way: while one waits for the store another is computed, and the rest grows into a third
 
 
-class _Waiting(NamedTuple, Generic[Item, Result]):
-    item: Item
-    deliver: Callable[[Result | Exception], None]
+_Waiting: TypeAlias = tuple[Item, Callable[[Result | Exception], None]]  # what waits, and who is told
 
 
 class Batcher(Generic[Item, Result]):
@@ -72,7 +70,7 @@ class Batcher(Generic[Item, Result]):
         if len(self._queue) >= self._room():
             deliver(self._result_of_overflow(item))
             return
-        self._queue.append(_Waiting(item, deliver))
+        self._queue.append((item, deliver))
         if not self._scheduled:
             self._scheduled = True
             asyncio.get_running_loop().call_soon(self._flush)
@@ -110,13 +108,13 @@ class Batcher(Generic[Item, Result]):
 
     async def _run(self, batch: Sequence[_Waiting[Item, Result]]) -> None:
         try:
-            results = await self._handle([waiting.item for waiting in batch])
+            results = await self._handle([item for item, _ in batch])
             assert len(results) == len(batch), (len(results), len(batch))
         except Exception as error:  # noqa: BLE001 - whoever waits is told, and nobody waits for ever
             results = [error] * len(batch)
-        for waiting, result in zip(batch, results, strict=True):
+        for (_, deliver), result in zip(batch, results, strict=True):
             try:
-                waiting.deliver(result)
+                deliver(result)
             except Exception as error:  # noqa: BLE001 - the others are told all the same
                 what = {"message": "a result could not be delivered", "exception": error}
                 asyncio.get_running_loop().call_exception_handler(what)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import orjson
+from msgspec import Struct
 
 from service.decision import Decision
 from service.thresholds_document import DEFAULT_SEGMENT
@@ -66,7 +67,7 @@ class Response(NamedTuple):
         return cls(body, packed)
 
 
-class Content(NamedTuple):
+class Content(Struct, frozen=True, gc=False):
     """What an answer says besides the model's name.
 
     Attributes:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 import orjson
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from service.batching import Batcher
@@ -46,7 +47,7 @@ MOST_UNWRITTEN = 10_000  # decisions of an overload that wait for their turn in 
 LATE_MS = 7 * 24 * 3600 * 1000  # events later than this are not exact in every window; they are counted
 
 
-class ScoreRequest(NamedTuple):
+class ScoreRequest(Struct, frozen=True, gc=False):
     """A checked transaction.
 
     Attributes:
@@ -72,7 +73,7 @@ class ScoreRequest(NamedTuple):
         return cls(transaction, body, transaction.digest(), arrival_ms)
 
 
-class Answer(NamedTuple):
+class Answer(Struct, frozen=True, gc=False):
     """The body of a response, byte for byte, and whether it was given before."""
 
     body: bytes
@@ -103,8 +104,7 @@ class StoredDecision:
     seen: Seen | None
 
 
-@dataclass(slots=True)
-class _Case:
+class _Case(Struct, gc=False):
     """A transaction on its way through the scorer."""
 
     request: ScoreRequest
@@ -128,7 +128,7 @@ class _Unwritten(NamedTuple):
     decision: NewDecision
 
 
-class _Verdict(NamedTuple):
+class _Verdict(Struct, frozen=True, gc=False):
     """What was found out about one case."""
 
     probability: float | None
@@ -186,6 +186,7 @@ class Scorer:
             most_batches=1,
         )
         manifest = bundle.manifest
+        self._score_thresholds = manifest.score_thresholds
         self._writer = ResponseWriter(name=manifest.name, version=manifest.version, sha256=bundle.model_sha256)
 
     async def score(self, requests: Sequence[ScoreRequest]) -> list[Answer | IdempotencyConflict]:
@@ -371,18 +372,17 @@ class Scorer:
 
     def _response(self, case: _Case, verdict: _Verdict, thresholds_version: int, latency_ms: float) -> Response:
         """The answer to the case (docs/api.md)."""
-        probability, ruling, reasons, degraded = verdict
         return self._writer.write(
             Content(
                 case.transaction_id,
                 _decision_id(case.request),
-                ruling.decision.word,
-                probability,
-                self._score(probability),
-                reasons,
+                verdict.ruling.decision.word,
+                verdict.probability,
+                self._score(verdict.probability),
+                verdict.reasons,
                 thresholds_version,
-                ruling.segment,
-                degraded,
+                verdict.ruling.segment,
+                verdict.degraded,
                 write_instant(case.request.arrival_ms),
                 latency_ms,
             )
@@ -392,7 +392,7 @@ class Scorer:
         """0 to 999: one in 10^(score/100) legitimate transactions scores at least this high."""
         if probability is None:
             return None
-        return bisect_right(self._bundle.manifest.score_thresholds, probability)
+        return bisect_right(self._score_thresholds, probability)
 
     async def _remember(self, cases: Sequence[_Case], histories: Histories, responses: Sequence[Response]) -> None:
         """Keep each decision, so that a retry gets the same bytes and an outcome finds its transaction.

@@ -2,7 +2,8 @@
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+
+from msgspec import Struct
 
 from service.decision import Decision
 from service.errors import Fault, ThresholdsInvalid
@@ -31,7 +32,7 @@ _LISTS = (  # a transaction's fields of the same names
 _SEVEREST_FIRST = (Decision.DECLINE, Decision.REVIEW, Decision.CHALLENGE)
 
 
-class Ruling(NamedTuple):
+class Ruling(Struct, frozen=True, gc=False):
     """A decision, with the segment that made it: its name, "default", or "fallback" where nothing was scored."""
 
     decision: Decision
@@ -58,8 +59,11 @@ class Thresholds:
         if probability is None or amount_minor is None:
             return Ruling(_possible(self._fall_back(amount_minor), transaction), FALLBACK_SEGMENT)
         assert 0.0 <= probability <= 1.0, f"not a probability: {probability}"
-        rule = next(rule for rule in self.rules if rule.applies(amount_minor, transaction))
-        return Ruling(_possible(rule.triggered(probability, probability * amount_minor), transaction), rule.name)
+        for rule in self.rules:
+            if rule.applies(amount_minor, transaction):
+                decision = rule.triggered(probability, probability * amount_minor)
+                return Ruling(_possible(decision, transaction), rule.name)
+        raise AssertionError("the default applies to everything")
 
     def _fall_back(self, amount_minor: int | None) -> Decision:
         small = amount_minor is not None and amount_minor < self.approve_below_minor
@@ -119,9 +123,12 @@ class _Rule:
     levels: tuple[tuple[Decision, float, float], ...]  # decision, probability, expected loss; severest first
 
     def applies(self, amount_minor: int, transaction: Transaction) -> bool:
-        return self.amount_at_least <= amount_minor < self.amount_below and all(
-            getattr(transaction, field) in values for field, values in self.lists
-        )
+        if not self.amount_at_least <= amount_minor < self.amount_below:
+            return False
+        for field, values in self.lists:  # noqa: SIM110 - a generator would cost more than what it goes over
+            if getattr(transaction, field) not in values:
+                return False
+        return True
 
     def triggered(self, probability: float, expected_loss: float) -> Decision:
         for decision, probability_bound, loss_bound in self.levels:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from difflib import get_close_matches
 from enum import StrEnum
+from functools import lru_cache
 from types import SimpleNamespace
 from typing import Annotated, Any, TypeVar
 
@@ -77,6 +78,7 @@ def parse_instant(text: object) -> int:
     raise PydanticCustomError("instant", "an RFC 3339 date and time with offset, like 2026-11-21T09:30:00.250Z")
 
 
+@lru_cache(maxsize=64)  # what arrives together is asked about in the same millisecond
 def write_instant(epoch_ms: int) -> str:
     """RFC 3339 in UTC with milliseconds."""
     return datetime.fromtimestamp(epoch_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

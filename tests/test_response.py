@@ -3,6 +3,7 @@
 import orjson
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import asdict
 
 from service.decision import Decision
 from service.response import Content, Response, ResponseWriter
@@ -32,7 +33,7 @@ def test_an_answer_says_what_it_was_given(content: Content) -> None:
     written = orjson.loads(WRITER.write(content).body)
     thresholds = {"version": content.thresholds_version, "segment": content.segment}
     model = {"name": "100%b", "version": "1.0.0", "sha256": "a" * 64}
-    left = content._asdict()
+    left = asdict(content)
     del left["thresholds_version"], left["segment"]
     assert written == left | {"thresholds": thresholds, "model": model}
     assert list(written) == [

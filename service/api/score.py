@@ -51,8 +51,7 @@ class BatchEndpoint:
             return self._problems.item(result, request_id=identity)
         if isinstance(result, BaseException):
             raise result
-        body, replayed = result
-        return b'{"status":200,"replayed":%b,"body":%b}' % (b"true" if replayed else b"false", body)
+        return b'{"status":200,"replayed":%b,"body":%b}' % (b"true" if result.replayed else b"false", result.body)
 
 
 def _submit(item: bytes, parts: Running, arrival_ms: int) -> "asyncio.Future[Answer]":
