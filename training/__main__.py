@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -28,7 +29,8 @@ from service.errors import DataInvalid, TouchstoneError
 from training.collect import collect as collect_once
 from training.collected import compare, read_collected, select
 from training.config import FitConfig, read_config
-from training.datasets import canonical, handbook
+from training.convert import convert as convert_pieces
+from training.datasets import canonical, handbook, ieee_cis, paysim, published, sparkov, tabformer, ulb
 from training.evaluate import evaluate as evaluate_bundle
 from training.examples import Examples, declare_reports, replay_offline
 from training.fit import fit as fit_bundle
@@ -48,17 +50,35 @@ TAILS_EVERY_SECONDS = 3600  # collect --follow copies every live log that often:
 
 
 class Format(StrEnum):
-    """How a data set is written."""
+    """How a data set is written (docs/datasets.md)."""
 
     CANONICAL = "canonical"
-    HANDBOOK = "handbook"
     COLLECTED = "collected"
+    HANDBOOK = "handbook"
+    SPARKOV = "sparkov"
+    TABFORMER = "tabformer"
+    IEEE_CIS = "ieee-cis"
+    ULB = "ulb"
+    PAYSIM = "paysim"
 
+
+PUBLISHED_SETS = {
+    Format.SPARKOV: sparkov.DATA_SET,
+    Format.TABFORMER: tabformer.DATA_SET,
+    Format.IEEE_CIS: ieee_cis.DATA_SET,
+    Format.ULB: ulb.DATA_SET,
+    Format.PAYSIM: paysim.DATA_SET,
+}
 
 Data = Annotated[
-    Path, typer.Option(help="The data set: a Parquet file, or the directory of a collection.", exists=True)
+    Path,
+    typer.Option(
+        help="The data set: a canonical Parquet file, the directory of a collection, or what was published: a CSV file "
+        "or the directory that it is in.",
+        exists=True,
+    ),
 ]
-DataFormat = Annotated[Format, typer.Option("--format", help="How the data set is written.")]
+DataFormat = Annotated[Format, typer.Option("--format", help="How the data set is written (docs/datasets.md).")]
 LabelDelay = Annotated[float, typer.Option(min=0, help="Days from a fraud to its report, where the data does not say.")]
 Moment = Annotated[datetime | None, typer.Option("--from", help="The first moment that counts, UTC.")]
 
@@ -85,6 +105,31 @@ def simulate(
         write_simulation(config, out, progress=advance)
     seconds = time.perf_counter() - began
     console.print(f"wrote {transactions:,} transactions to {out} ({transactions / seconds:,.0f} per second)")
+
+
+@app.command()
+def convert(
+    data: Data,
+    data_format: DataFormat,
+    out: Annotated[Path, typer.Option(help="The canonical Parquet file to write.")],
+) -> None:
+    """Write a published data set as a canonical one, however large it is (docs/datasets.md)."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    found: Counter[str] = Counter()
+    with console.status("reading") as status:
+
+        def tell(what: str, count: int) -> None:
+            found[what] += count
+            status.update(f"read {found['read']:,}")
+
+        if data_format in PUBLISHED_SETS:
+            pieces = published.pieces(data, PUBLISHED_SETS[data_format], left_out=partial(tell, "left out"))
+        else:
+            pieces = iter([_read(data, data_format)])
+        count = convert_pieces(pieces, out, source=str(data), tell=partial(tell, "read"))
+    console.print(f"wrote {count:,} transactions to {out}")
+    if found["left out"]:
+        console.print(f"left out {found['left out']:,} rows that are no authorisations (docs/datasets.md)")
 
 
 @app.command()
@@ -309,11 +354,18 @@ def _examples(
 
 
 def _load(data: Path, data_format: Format, label_delay_days: float) -> pl.DataFrame:
+    return declare_reports(_read(data, data_format), label_delay_days)
+
+
+def _read(data: Path, data_format: Format) -> pl.DataFrame:
+    """A data set as it is, without a guess at when its frauds were reported."""
     if data_format is Format.COLLECTED:
         raise DataInvalid("what was collected is read by fit and parity only: it holds features, not just transactions")
     if data_format is Format.HANDBOOK:
-        return handbook.load(data, label_delay_days=label_delay_days)
-    return declare_reports(canonical.load(data), label_delay_days)
+        return handbook.load(data, label_delay_days=None)
+    if data_format in PUBLISHED_SETS:
+        return published.load(data, PUBLISHED_SETS[data_format])
+    return canonical.load(data)
 
 
 def _command() -> str:

@@ -58,6 +58,20 @@ def canonical(table: pl.DataFrame, *, source: str) -> pl.DataFrame:
     Raises:
         DataInvalid: a column is missing, unknown or of another type, or a value is impossible.
     """
+    return in_order(checked(table, source=source), source=source)
+
+
+def checked(table: pl.DataFrame, *, source: str, rows: pl.Series | None = None) -> pl.DataFrame:
+    """Check a table, or a piece of one, against the format: everything that a row says by itself.
+
+    Args:
+        table: the rows, in any order.
+        source: what to call it in errors.
+        rows: the number to call each row by in errors; none: counted from 0.
+
+    Raises:
+        DataInvalid: a column is missing, unknown or of another type, or a value is impossible.
+    """
     if table.is_empty():
         raise DataInvalid(f"{source}: there are no rows")
     unknown = [name for name in table.columns if name not in COLUMNS]
@@ -70,9 +84,20 @@ def canonical(table: pl.DataFrame, *, source: str) -> pl.DataFrame:
         raise DataInvalid(f"{source}: column {missing[0]} is missing, expected {COLUMNS[missing[0]].expected}")
     typed = table.with_columns(_typed(table[name], COLUMNS[name], source) for name in table.columns)
     for name in typed.columns:
-        _check_values(typed, name, source)
-    _check_relations(typed, source)
-    return typed if typed["timestamp"].is_sorted() else typed.sort("timestamp", maintain_order=True)
+        _check_values(typed, name, source, rows)
+    _check_relations(typed, source, rows)
+    return typed
+
+
+def in_order(table: pl.DataFrame, *, source: str) -> pl.DataFrame:
+    """Put a whole checked table in the order of `timestamp`; equal times keep theirs.
+
+    Raises:
+        DataInvalid: a transaction_id is used more than once.
+    """
+    repeated = pl.col("transaction_id").is_duplicated()
+    _refuse(table, repeated, f"{source}: column transaction_id", "is used more than once", None)
+    return table if table["timestamp"].is_sorted() else table.sort("timestamp", maintain_order=True)
 
 
 def _typed(values: pl.Series, column: Column, source: str) -> pl.Series:
@@ -97,7 +122,7 @@ def _typed(values: pl.Series, column: Column, source: str) -> pl.Series:
     return values.cast(wanted)
 
 
-def _check_values(table: pl.DataFrame, name: str, source: str) -> None:
+def _check_values(table: pl.DataFrame, name: str, source: str, rows: pl.Series | None) -> None:
     column = COLUMNS[name]
     value = pl.col(name)
     if isinstance(column.type, pl.String) and table.schema[name] != pl.String:
@@ -105,25 +130,22 @@ def _check_values(table: pl.DataFrame, name: str, source: str) -> None:
     bad = value.is_not_null() & ~column.acceptable(value)
     if column.required:
         bad = bad | value.is_null()
-    _refuse(table, bad, f"{source}: column {name}", f"expected {column.expected}")
+    _refuse(table, bad, f"{source}: column {name}", f"expected {column.expected}", rows)
 
 
-def _check_relations(table: pl.DataFrame, source: str) -> None:
-    _refuse(
-        table, pl.col("transaction_id").is_duplicated(), f"{source}: column transaction_id", "is used more than once"
-    )
+def _check_relations(table: pl.DataFrame, source: str, rows: pl.Series | None) -> None:
     if "reported_at" in table.columns:
         early = pl.col("is_fraud") & (pl.col("reported_at") < pl.col("timestamp")).fill_null(value=False)
-        _refuse(table, early, f"{source}: column reported_at", "is before the transaction")
+        _refuse(table, early, f"{source}: column reported_at", "is before the transaction", rows)
     if ("latitude" in table.columns) != ("longitude" in table.columns):
         raise DataInvalid(f"{source}: latitude and longitude come together")
 
 
-def _refuse(table: pl.DataFrame, bad: pl.Expr, where: str, what: str) -> None:
+def _refuse(table: pl.DataFrame, bad: pl.Expr, where: str, what: str, rows: pl.Series | None) -> None:
     """Name the first bad row; never its value, which may be a card number."""
     found = table.select(bad.arg_true().first()).item()
     if found is not None:
-        raise DataInvalid(f"{where}, row {found}: {what}")
+        raise DataInvalid(f"{where}, row {found if rows is None else rows[found]}: {what}")
 
 
 def _one_of(words: "frozenset[str] | type[Channel | CheckResult | EntryMode | FollowKind | ThreeDS]") -> Acceptable:

@@ -11,7 +11,7 @@ _COLUMNS = ("TRANSACTION_ID", "TX_DATETIME", "CUSTOMER_ID", "TERMINAL_ID", "TX_A
 _MS_PER_DAY = 86_400_000
 
 
-def load(path: Path, *, label_delay_days: float = 7) -> pl.DataFrame:
+def load(path: Path, *, label_delay_days: float | None = 7) -> pl.DataFrame:
     """Read the Handbook's table.
 
     The terminal is the only merchant it knows, so it stands for both. Amounts become euro cents. The Handbook's
@@ -19,7 +19,7 @@ def load(path: Path, *, label_delay_days: float = 7) -> pl.DataFrame:
 
     Args:
         path: a Parquet or CSV file, or a folder of them (the published pickles are not read: they can run code).
-        label_delay_days: time from a fraud to its report.
+        label_delay_days: time from a fraud to its report; none: leave that open, as the files themselves do.
 
     Raises:
         DataInvalid: the file is not of this data set, or a row is impossible.
@@ -41,11 +41,13 @@ def load(path: Path, *, label_delay_days: float = 7) -> pl.DataFrame:
             amount=(pl.col("TX_AMOUNT").cast(pl.Float64) * 100).round().cast(pl.Int64),
             currency=pl.lit("EUR"),
             is_fraud=fraud,
-            reported_at=pl.when(fraud).then(time + pl.duration(milliseconds=round(label_delay_days * _MS_PER_DAY))),
             typology=_typology(table, fraud),
         )
     except pl.exceptions.PolarsError as error:
         raise DataInvalid(f"{path}: {error}") from error
+    if label_delay_days is not None:
+        reported = pl.col("timestamp") + pl.duration(milliseconds=round(label_delay_days * _MS_PER_DAY))
+        transactions = transactions.with_columns(reported_at=pl.when("is_fraud").then(reported))
     return canonical(transactions, source=str(path))
 
 

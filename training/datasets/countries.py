@@ -1,0 +1,52 @@
+"""English names of countries, as data sets write them, and their ISO 3166 codes."""
+
+
+def country_codes() -> dict[str, str]:
+    """The alpha-2 code of each name, old and new names alike; write them without a leading "The"."""
+    entries = [entry.strip().split(" ", 1) for entry in _NAMES.split(";")]
+    return {name: code for code, names in entries for name in names.split("/")}
+
+
+_NAMES = (
+    "AD Andorra; AE United Arab Emirates; AF Afghanistan; AG Antigua and Barbuda; AI Anguilla; AL Albania; AM Armenia; "
+    "AO Angola; AQ Antarctica; AR Argentina; AS American Samoa; AT Austria; AU Australia; AW Aruba; "
+    "AX Aland Islands/Åland Islands; AZ Azerbaijan; BA Bosnia and Herzegovina/Bosnia; BB Barbados; BD Bangladesh; "
+    "BE Belgium; BF Burkina Faso; BG Bulgaria; BH Bahrain; BI Burundi; BJ Benin; BL Saint Barthelemy; BM Bermuda; "
+    "BN Brunei/Brunei Darussalam; BO Bolivia; BQ Bonaire; BR Brazil; BS Bahamas; BT Bhutan; BV Bouvet Island; "
+    "BW Botswana; BY Belarus; BZ Belize; CA Canada; CC Cocos Islands; CD Democratic Republic of the Congo/"
+    "Congo, Democratic Republic of the/Congo, The Democratic Republic of the; CF Central African Republic; "
+    "CG Republic of the Congo/Congo, Republic of the/Congo; CH Switzerland; "
+    "CI Ivory Coast/Cote d'Ivoire/Côte d'Ivoire; CK Cook Islands; CL Chile; CM Cameroon; CN China; CO Colombia; "
+    "CR Costa Rica; CU Cuba; CV Cape Verde/Cabo Verde; CW Curacao/Curaçao; CX Christmas Island; CY Cyprus; "
+    "CZ Czech Republic/Czechia; DE Germany; DJ Djibouti; DK Denmark; DM Dominica; DO Dominican Republic; DZ Algeria; "
+    "EC Ecuador; EE Estonia; EG Egypt; EH Western Sahara; ER Eritrea; ES Spain; ET Ethiopia; FI Finland; FJ Fiji; "
+    "FK Falkland Islands; FM Micronesia/Federated States of Micronesia/Micronesia, Federated States of; "
+    "FO Faroe Islands; FR France; GA Gabon; GB United Kingdom/Great Britain; GD Grenada; GE Georgia; GF French Guiana; "
+    "GG Guernsey; GH Ghana; GI Gibraltar; GL Greenland; GM Gambia; GN Guinea; GP Guadeloupe; GQ Equatorial Guinea; "
+    "GR Greece; GS South Georgia and the South Sandwich Islands; GT Guatemala; GU Guam; GW Guinea-Bissau; GY Guyana; "
+    "HK Hong Kong; HM Heard Island and McDonald Islands; HN Honduras; HR Croatia; HT Haiti; HU Hungary; ID Indonesia; "
+    "IE Ireland; IL Israel; IM Isle of Man; IN India; IO British Indian Ocean Territory; IQ Iraq; IR Iran; IS Iceland; "
+    "IT Italy; JE Jersey; JM Jamaica; JO Jordan; JP Japan; KE Kenya; KG Kyrgyzstan; KH Cambodia; KI Kiribati; "
+    "KM Comoros; KN Saint Kitts and Nevis/St. Kitts and Nevis; KP North Korea/Korea, North; KR South Korea/"
+    "Korea, South/Korea; KW Kuwait; KY Cayman Islands; KZ Kazakhstan; LA Laos; LB Lebanon; LC Saint Lucia/St. Lucia; "
+    "LI Liechtenstein; LK Sri Lanka; LR Liberia; LS Lesotho; LT Lithuania; LU Luxembourg; LV Latvia; LY Libya; "
+    "MA Morocco; MC Monaco; MD Moldova; ME Montenegro; MF Saint Martin; MG Madagascar; MH Marshall Islands; "
+    "MK Macedonia/North Macedonia; ML Mali; MM Myanmar/Burma/Myanmar (Burma)/Burma (Myanmar); MN Mongolia; "
+    "MO Macau/Macao; MP Northern Mariana Islands; MQ Martinique; MR Mauritania; MS Montserrat; MT Malta; MU Mauritius; "
+    "MV Maldives; MW Malawi; MX Mexico; MY Malaysia; MZ Mozambique; NA Namibia; NC New Caledonia; NE Niger; "
+    "NF Norfolk Island; NG Nigeria; NI Nicaragua; NL Netherlands/Holland; NO Norway; NP Nepal; NR Nauru; NU Niue; "
+    "NZ New Zealand; OM Oman; PA Panama; PE Peru; PF French Polynesia; PG Papua New Guinea; PH Philippines; "
+    "PK Pakistan; PL Poland; PM Saint Pierre and Miquelon; PN Pitcairn; PR Puerto Rico; "
+    "PS Palestine/Palestinian Territories; PT Portugal; PW Palau; PY Paraguay; QA Qatar; RE Reunion/Réunion; "
+    "RO Romania; RS Serbia; RU Russia/Russian Federation; RW Rwanda; SA Saudi Arabia; SB Solomon Islands; "
+    "SC Seychelles; SD Sudan; SE Sweden; SG Singapore; SH Saint Helena; SI Slovenia; SJ Svalbard; SK Slovakia; "
+    "SL Sierra Leone; SM San Marino; SN Senegal; SO Somalia; SR Suriname; SS South Sudan; "
+    "ST Sao Tome and Principe; SV El Salvador; SX Sint Maarten; SY Syria; SZ Swaziland/Eswatini; "
+    "TC Turks and Caicos Islands; TD Chad; TF French Southern Territories; TG Togo; TH Thailand; TJ Tajikistan; "
+    "TK Tokelau; TL East Timor/Timor-Leste/East Timor (Timor-Leste); TM Turkmenistan; TN Tunisia; TO Tonga; "
+    "TR Turkey/Türkiye; TT Trinidad and Tobago; TV Tuvalu; TW Taiwan; TZ Tanzania; UA Ukraine; UG Uganda; "
+    "UM United States Minor Outlying Islands; US United States/United States of America/USA; UY Uruguay; "
+    "UZ Uzbekistan; VA Vatican City/Holy See; VC Saint Vincent and the Grenadines/St. Vincent and the Grenadines; "
+    "VE Venezuela; VG British Virgin Islands; VI U.S. Virgin Islands/Virgin Islands; VN Vietnam/Viet Nam; VU Vanuatu; "
+    "WF Wallis and Futuna; WS Samoa; YE Yemen; YT Mayotte; ZA South Africa; ZM Zambia; ZW Zimbabwe"
+)
