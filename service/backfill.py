@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from service.currency import CurrencyTable
 from service.dossier import Dossier
 from service.errors import DataInvalid, RequestInvalid
+from service.features.compaction import base_head, split_base
+from service.features.encoding import encode, read_entries
 from service.features.entry import Column, transaction_row
 from service.features.offline import base_of
-from service.features.online import base_head, encode, read_entries, split_base
 from service.features.plan import Plan
 from service.layout import Layout, Tokens, tokens_of, tokens_of_outcome
 from service.stores.base import Archive, Chunk, Remote

@@ -5,7 +5,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 
 from service.background import run_behind
-from service.features.online import Compaction, compact
+from service.features.compaction import Compaction, compact
 from service.features.plan import Plan
 from service.stores.base import Remote, Replacement
 

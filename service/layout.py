@@ -7,8 +7,9 @@ from operator import attrgetter
 import numpy as np
 from numpy.typing import NDArray
 
+from service.features.encoding import encode_all
 from service.features.kernel import COMPACTABLE
-from service.features.online import Histories, encode_all, fold
+from service.features.online import Histories, fold
 from service.features.plan import Plan
 from service.features.spec import KEY_FIELDS
 from service.stores.base import Append

@@ -10,10 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.background import run_behind
+from service.features.compaction import base_head, split_base
+from service.features.encoding import read_entries
 from service.features.entry import Column
 from service.features.kernel import ABSENT, DUPLICATE, UNAVAILABLE, UNKNOWN
 from service.features.offline import differing, fold_logs
-from service.features.online import Histories, base_head, read_entries, split_base
+from service.features.online import Histories
 from service.features.plan import Plan
 from service.layout import Logs
 from service.stores.base import Past, Remote

@@ -20,9 +20,10 @@ from service.compactor import Compactor
 from service.decision import Decision
 from service.errors import IdempotencyConflict
 from service.explain import Explainer, Reason
+from service.features.encoding import encode
 from service.features.entry import Column, transaction_row, void_row
 from service.features.kernel import ABSENT, DUPLICATE, RETRIED, UNAVAILABLE, UNKNOWN
-from service.features.online import Histories, encode
+from service.features.online import Histories
 from service.layout import Layout, Logs, Tokens, tokens_of
 from service.model import OnnxModel
 from service.parity import ParityMeter

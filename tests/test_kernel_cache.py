@@ -14,7 +14,7 @@ import logging
 logging.basicConfig(format="%(message)s")
 import numpy as np
 from service.features.entry import MISSING, Column
-from service.features.online import encode, encode_entry
+from service.features.encoding import encode, encode_entry
 from service.features.plan import compile_plan
 from service.features.spec import parse_spec
 plan = compile_plan(parse_spec({
@@ -102,6 +102,6 @@ def test_a_damaged_cache_is_compiled_again(engine: Path, tmp_path: Path) -> None
 
 def test_machine_code_is_for_the_plain_architecture() -> None:
     """The key of the cache names no CPU and no feature of one, so it is valid on another."""
-    code = "from service.features.online import encode_entry as f; print(f.targetctx.codegen().magic_tuple()[1:])"
+    code = "from service.features.encoding import encode_entry as f; print(f.targetctx.codegen().magic_tuple()[1:])"
     printed = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True)  # noqa: S603
     assert printed.stdout.strip() == "('generic', '')"

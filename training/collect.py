@@ -14,7 +14,7 @@ from msgspec.structs import asdict
 
 from service.bundle import FEATURES, Bundle
 from service.errors import DataInvalid, RequestInvalid
-from service.features.online import compact
+from service.features.compaction import compact
 from service.features.plan import FIRST_LAYOUT, Plan
 from service.stores.codec import decode_record, decode_snapshot
 from service.stores.keys import archive_stream, decisions_stream, outcomes_stream

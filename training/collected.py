@@ -12,10 +12,10 @@ from service.currency import CurrencyTable
 from service.decision import Decision
 from service.dossier import Dossier, label_of
 from service.errors import DataInvalid
+from service.features.encoding import read_entries
 from service.features.entry import MISSING, Column
 from service.features.kernel import ABSENT, DUPLICATE, UNAVAILABLE, UNKNOWN
 from service.features.offline import categorical_codes, differing, fold_events, fold_logs, fold_transactions
-from service.features.online import read_entries
 from service.features.plan import END_FEATURE, Plan
 from service.features.spec import DAY_MS
 from service.transaction import Outcome, OutcomeType

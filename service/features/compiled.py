@@ -22,6 +22,7 @@ _log = logging.getLogger(__name__)
 
 # The arrays and numbers of compiled code. numba infers types by itself; these are for the reader and the checker.
 Ints = NDArray[np.int64]
+Words = NDArray[np.uint64]
 Bytes = NDArray[np.uint8]
 Flags = NDArray[np.bool_]
 Float32s = NDArray[np.float32]
@@ -31,15 +32,23 @@ Number = float | np.float64
 
 if TYPE_CHECKING:
     int64 = int  # the checker knows elements of arrays as Any and whole numbers as int; numba knows both as int64
+    unsigned = int
 else:
     int64 = np.int64
+    unsigned = np.uint64  # for an index in a hot loop: what cannot be negative is not counted from the end
 
 AnyFunction = TypeVar("AnyFunction", bound=Callable[..., Any])
 
 
 def compiled(function: AnyFunction) -> AnyFunction:
-    """Compile a function that other compiled functions call; it is cached inside them."""
-    return numba.njit(function, nogil=True, error_model="numpy")
+    """Compile a function that other compiled functions call; it becomes a part of them, and of their cache.
+
+    Most do so little that a call would cost more, with seven words for each array, and so would counting references to
+    arrays, which here belong to the entry point throughout.
+    """
+    return numba.njit(  # type: ignore[call-overload] # numba declares all its options but the last
+        function, nogil=True, error_model="numpy", forceinline=True, _nrt=False
+    )
 
 
 def entry_point(function: AnyFunction) -> AnyFunction:

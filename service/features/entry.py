@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from service.features.compiled import Bytes, Int, Ints, compiled, int64
+from service.features.compiled import Bytes, Int, Ints, compiled, int64, unsigned
+from service.features.packed import read_integer, write_integer
 from service.vocabulary import COUNTRIES, Channel, CheckResult, EntryMode, FollowKind, ThreeDS
 
 if TYPE_CHECKING:  # the engine runs without pydantic
@@ -249,6 +250,9 @@ def coordinate(degrees: float | None) -> int:
 # ---------------------------------------------------------------- packed bytes
 # An entry is its kind in one byte, then the columns its entity needs, little-endian. Which columns, how many bytes
 # and whether they are signed stands in the plan's layout table: rows of (column, width, signed), per entity and kind.
+# The first two are always id and time, six bytes each.
+
+ID_AT, TIME_AT = 1, 7
 
 
 @compiled
@@ -257,11 +261,7 @@ def write_entry(row: Ints, layout: Ints, first: Int, last: Int, out: Bytes, offs
     out[offset] = np.uint8(row[0])
     offset += 1
     for item in range(first, last):
-        value = row[layout[item, 0]]
-        for _ in range(layout[item, 1]):
-            out[offset] = np.uint8(value & 0xFF)
-            value >>= 8
-            offset += 1
+        offset = write_integer(row[layout[item, 0]], layout[item, 1], out, offset)
     return offset
 
 
@@ -270,13 +270,11 @@ def read_entry(buffer: Bytes, offset: Int, layout: Ints, first: Int, last: Int, 
     """Unpack an entry into `row`, leaving columns it does not carry. Returns the offset behind it."""
     row[0] = int64(buffer[offset])
     offset += 1
-    for item in range(first, last):
+    for item in range(unsigned(first), unsigned(last)):
         width = layout[item, 1]
-        value = int64(0)
-        for byte in range(width):
-            value |= int64(buffer[offset + byte]) << (8 * byte)
+        value = read_integer(buffer, offset, width)
         if layout[item, 2] != 0 and value >> (8 * width - 1) != 0:
             value -= int64(1) << (8 * width)
-        row[layout[item, 0]] = value
+        row[unsigned(layout[item, 0])] = value
         offset += width
     return offset

@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 
-from service.features.compiled import Float32s, Float64s, Int, Ints, Number, compiled, int64
+from service.features.compiled import Float32s, Float64s, Int, Ints, Number, compiled, int64, unsigned
 from service.features.entry import MISSING, Column, Kind
 from service.features.plan import (
     D_AT,
@@ -79,8 +79,8 @@ ATTEMPT, FOLLOW_UP, FRAUD_LABEL, ISSUER_DECLINE, VOID = (int(kind) for kind in K
 C_ID, C_TIME, C_ORIGIN = int(Column.ID), int(Column.TIME), int(Column.ORIGIN)
 C_AMOUNT, C_ADDED, C_DELTA = int(Column.AMOUNT), int(Column.ADDED), int(Column.DELTA)
 C_LATITUDE, C_LONGITUDE = int(Column.LATITUDE), int(Column.LONGITUDE)
-N_COLUMNS = len(Column)
-M_COUNT, M_AMOUNT, M_UNITS, M_UNITS_SQUARED, M_FRAUD, M_ISSUER_DECLINED = range(len(MEASURES))
+N_COLUMNS, N_MEASURES = len(Column), len(MEASURES)
+M_COUNT, M_AMOUNT, M_UNITS, M_UNITS_SQUARED, M_FRAUD, M_ISSUER_DECLINED = range(N_MEASURES)
 O_TOTAL, O_MEAN, O_RATIO, O_ZSCORE, O_RATE, O_SINCE_LAST, O_AGE, O_CHANGED, O_DISTANCE, O_SPEED = range(10)
 O_DISTINCT, O_NEW, O_SHARE, O_DECAYED, O_KNOWN, O_FIELD, O_HOUR, O_WEEKDAY, O_DIFFERS, O_PRESENT = range(10, 20)
 
@@ -110,48 +110,59 @@ def advance(state: Ints, entity: Ints, windows: Ints, time: Int) -> Int:
     as_of = max(time, state[HWM])
     if state[HWM] != NONE and as_of - state[HWM] > entity[HORIZON]:
         clear(state)
-    for index in range(entity[FIRST_WINDOW], entity[END_WINDOW]):
-        _roll(state, windows[index], as_of)
+    for window in range(unsigned(entity[FIRST_WINDOW]), unsigned(entity[END_WINDOW])):
+        if as_of >= (state[unsigned(windows[window, W_AT])] + 1) * windows[window, W_HOP]:
+            _roll(state, windows, window, as_of // windows[window, W_HOP])
     return as_of
 
 
 @compiled
-def _roll(state: Ints, window: Ints, as_of: Int) -> None:
-    at, hop, tiles, sums = window[W_AT], window[W_HOP], window[W_TILES], window[W_SUMS]
-    current = state[at]
-    target = as_of // hop
-    if target <= current:
-        return
-    ring = at + 1 + sums
-    if target - current >= tiles:
-        state[at + 1 : ring + tiles * sums] = 0
-    else:
-        delay = window[W_DELAY] // hop
-        for tile in range(current + 1, target + 1):
-            slot = ring + (tile % tiles) * sums
-            for measure in range(sums):  # the tile that leaves shares its slot with the one that enters
-                state[at + 1 + measure] -= state[slot + measure]
-                state[slot + measure] = 0
-            if delay > 0:
-                seen = ring + ((tile - delay - 1) % tiles) * sums
-                for measure in range(sums):
-                    state[at + 1 + measure] += state[seen + measure]
+def _roll(state: Ints, windows: Ints, window: Int, target: Int) -> None:
+    """Let tiles leave a window and others enter it, up to the tile `target`."""
+    at, tiles, sums = unsigned(windows[window, W_AT]), windows[window, W_TILES], unsigned(windows[window, W_SUMS])
+    delay = windows[window, W_DELAY]
+    total = at + unsigned(1)
+    ring = total + sums
+    first = state[at] + 1  # of the tiles that enter
     state[at] = target
+    if target - first + 1 >= tiles:
+        for place in range(total, ring + unsigned(tiles) * sums):
+            state[place] = 0
+        return
+    slot, seen = first % tiles, (first - delay - 1) % tiles
+    for _ in range(target - first + 1):
+        for measure in range(sums):  # the tile that leaves shares its slot with the one that enters
+            place = ring + unsigned(slot) * sums + measure
+            state[total + measure] -= state[place]
+            state[place] = 0
+            if delay > 0:
+                state[total + measure] += state[ring + unsigned(seen) * sums + measure]
+        slot = slot + 1 if slot + 1 < tiles else int64(0)
+        seen = seen + 1 if seen + 1 < tiles else int64(0)
 
 
 @compiled
 def apply(
-    state: Ints, entity: Ints, windows: Ints, sets: Ints, decays: Ints, registers: Ints, event: Ints, as_of: Int
+    state: Ints,
+    entity: Ints,
+    windows: Ints,
+    sets: Ints,
+    decays: Ints,
+    registers: Ints,
+    event: Ints,
+    added: Ints,
+    as_of: Int,
 ) -> None:
-    """Add one accepted entry to a state that was advanced to it."""
+    """Add one accepted entry to a state that was advanced to it. Uses `added`, int64 (measures)."""
     kind, time = event[0], event[C_TIME]
-    for index in range(entity[FIRST_WINDOW], entity[END_WINDOW]):
-        _count(state, windows[index], event)
+    _measure(event, added)
+    for window in range(unsigned(entity[FIRST_WINDOW]), unsigned(entity[END_WINDOW])):
+        _count(state, windows, window, event, added)
     for index in range(entity[FIRST_DECAY], entity[END_DECAY]):
-        _decay_by(state, decays[index], event)
+        _decay_by(state, decays[index], event, added)
     if kind == ATTEMPT:
         for index in range(entity[FIRST_SET], entity[END_SET]):
-            _touch(state, sets[index], event)
+            _touch(state, sets, index, event, added)
         if state[FIRST] == NONE:
             state[FIRST] = time
         state[LAST] = max(state[LAST], time)
@@ -164,26 +175,23 @@ def apply(
 
 
 @compiled
-def _measure(event: Ints, measure: Int) -> Int:
-    """What an entry adds to a measure."""
+def _measure(event: Ints, added: Ints) -> None:
+    """What an entry adds to each measure."""
     kind = event[0]
+    for measure in range(N_MEASURES):
+        added[measure] = 0
     if kind in (ATTEMPT, VOID):
-        attempts = 1 if kind == ATTEMPT else event[C_DELTA]
-        if measure == M_COUNT:
-            return attempts
-        if measure == M_AMOUNT:
-            return event[C_AMOUNT] if kind == ATTEMPT else -event[C_AMOUNT]
-        if measure == M_UNITS:
-            return attempts * _units(event[C_AMOUNT])
-        if measure == M_UNITS_SQUARED:
-            return attempts * _units(event[C_AMOUNT]) * _units(event[C_AMOUNT])
-    elif kind == FOLLOW_UP and measure == M_AMOUNT:
-        return event[C_ADDED]
-    elif kind == FRAUD_LABEL and measure == M_FRAUD:
-        return event[C_DELTA]
-    elif kind == ISSUER_DECLINE and measure == M_ISSUER_DECLINED:
-        return 1
-    return 0
+        attempts, units = 1 if kind == ATTEMPT else event[C_DELTA], _units(event[C_AMOUNT])
+        added[M_COUNT] = attempts
+        added[M_AMOUNT] = event[C_AMOUNT] if kind == ATTEMPT else -event[C_AMOUNT]
+        added[M_UNITS] = attempts * units
+        added[M_UNITS_SQUARED] = attempts * units * units
+    elif kind == FOLLOW_UP:
+        added[M_AMOUNT] = event[C_ADDED]
+    elif kind == FRAUD_LABEL:
+        added[M_FRAUD] = event[C_DELTA]
+    elif kind == ISSUER_DECLINE:
+        added[M_ISSUER_DECLINED] = 1
 
 
 @compiled
@@ -192,20 +200,24 @@ def _units(amount: Int) -> Int:
 
 
 @compiled
-def _count(state: Ints, window: Ints, event: Ints) -> None:
-    at, hop, tiles, sums = window[W_AT], window[W_HOP], window[W_TILES], window[W_SUMS]
-    own_time = event[0] in (ATTEMPT, FOLLOW_UP) or (event[0] != VOID and window[W_REPORT] != 0)
+def _count(state: Ints, windows: Ints, window: Int, event: Ints, added: Ints) -> None:
+    """Add an entry to its tile of a window, and to the totals if the tile is visible."""
+    hop, tiles, sums = windows[window, W_HOP], windows[window, W_TILES], unsigned(windows[window, W_SUMS])
+    own_time = event[0] in (ATTEMPT, FOLLOW_UP) or (event[0] != VOID and windows[window, W_REPORT] != 0)
     tile = (event[C_TIME] if own_time else event[C_ORIGIN]) // hop
+    at = unsigned(windows[window, W_AT])
     current = state[at]
     if tile > current or tile <= current - tiles:
         return
-    visible = window[W_DELAY] == 0 or tile <= current - window[W_DELAY] // hop - 1
-    slot = at + 1 + sums + (tile % tiles) * sums
+    delay = windows[window, W_DELAY]
+    visible = delay == 0 or tile < current - delay
+    total = at + unsigned(1)
+    slot = total + sums + unsigned(tile % tiles) * sums
     for index in range(sums):
-        value = _measure(event, window[W_FIRST_SUM + index])
+        value = added[windows[window, unsigned(W_FIRST_SUM) + index]]
         state[slot + index] += value
         if visible:
-            state[at + 1 + index] += value
+            state[total + index] += value
 
 
 @compiled
@@ -214,64 +226,78 @@ def decayed(value: Int, steps: Int) -> Int:
     halvings = steps // STEPS_PER_HALVING
     if halvings >= 54:  # noqa: PLR2004 - values stay below 2^53
         return int64(0)
-    return int64(math.floor(float(value) * DECAY_FRACTIONS[steps % STEPS_PER_HALVING])) >> halvings
+    return int64(float(value) * DECAY_FRACTIONS[unsigned(steps % STEPS_PER_HALVING)]) >> halvings
 
 
 @compiled
-def _decay_by(state: Ints, decay: Ints, event: Ints) -> None:
-    added = DECAY_SCALE * _measure(event, decay[D_MEASURE])
-    if added == 0:
+def _decay_by(state: Ints, decay: Ints, event: Ints, added: Ints) -> None:
+    change = DECAY_SCALE * added[decay[D_MEASURE]]
+    if change == 0:
         return
     at = decay[D_AT]
     step = (event[C_ORIGIN] if event[0] == VOID else event[C_TIME]) // decay[D_QUANTUM]
     latest = max(state[at + 1], step)
     value = decayed(state[at], latest - state[at + 1])
-    if added > 0:
-        value = min(value + decayed(min(added, DECAY_LIMIT), latest - step), DECAY_LIMIT)
+    if change > 0:
+        value = min(value + decayed(min(change, DECAY_LIMIT), latest - step), DECAY_LIMIT)
     else:
-        value = max(0, value - decayed(min(-added, DECAY_LIMIT), latest - step))
+        value = max(0, value - decayed(min(-change, DECAY_LIMIT), latest - step))
     state[at] = value
     state[at + 1] = latest
 
 
 @compiled
-def _touch(state: Ints, member_set: Ints, event: Ints) -> None:
+def _touch(state: Ints, sets: Ints, index: Int, event: Ints, added: Ints) -> None:
     """Note a value in a bounded set; the least recently used makes room."""
-    value = event[member_set[S_COLUMN]]
-    if value == MISSING[member_set[S_COLUMN]]:
+    value = event[sets[index, S_COLUMN]]
+    if value == MISSING[sets[index, S_COLUMN]]:
         return
     value &= MEMBER_MASK
-    at, stride, capacity = member_set[S_AT], member_set[S_STRIDE], member_set[S_CAPACITY]
-    tile = event[C_TIME] // member_set[S_HOP]
-    size = state[at]
-    slot, oldest = int64(-1), at + 1
-    for index in range(size):
-        here = at + 1 + index * stride
-        if state[here] == value:
-            slot = here
-            break
-        if state[here + 1] < state[oldest + 1]:
-            oldest = here
+    at, stride, tallied = sets[index, S_AT], sets[index, S_STRIDE], sets[index, S_TALLY] != 0
+    tile = event[C_TIME] // sets[index, S_HOP]
     weight = int64(0)
-    if member_set[S_TALLY] != 0:
-        weight = min(DECAY_SCALE * _measure(event, member_set[S_TALLY] - 1), DECAY_LIMIT)
+    if tallied:
+        weight = min(DECAY_SCALE * added[sets[index, S_TALLY] - 1], DECAY_LIMIT)
+    slot = _find(state, at, stride, value)
     if slot < 0:
-        slot = oldest
-        if size < capacity:
-            slot = at + 1 + size * stride
-            state[at] = size + 1
+        slot = _make_room(state, at, stride, sets[index, S_CAPACITY])
         state[slot] = value
         state[slot + 1] = tile
-    elif member_set[S_TALLY] != 0:
-        latest = max(state[slot + 1], tile)
-        steps = member_set[S_STEPS]
-        kept = decayed(state[slot + 2], (latest - state[slot + 1]) * steps)
-        weight = min(kept + decayed(weight, (latest - tile) * steps), DECAY_LIMIT)
-        state[slot + 1] = latest
     else:
-        state[slot + 1] = max(state[slot + 1], tile)
-    if member_set[S_TALLY] != 0:
+        latest = max(state[slot + 1], tile)
+        if tallied:
+            steps = sets[index, S_STEPS]
+            kept = decayed(state[slot + 2], (latest - state[slot + 1]) * steps)
+            weight = min(kept + decayed(weight, (latest - tile) * steps), DECAY_LIMIT)
+        state[slot + 1] = latest
+    if tallied:
         state[slot + 2] = weight
+
+
+@compiled
+def _find(state: Ints, at: Int, stride: Int, value: Int) -> Int:
+    """Where a set holds a value, or -1."""
+    slot = unsigned(at + 1)
+    for _ in range(state[at]):
+        if state[slot] == value:
+            return int64(slot)
+        slot += unsigned(stride)
+    return int64(-1)
+
+
+@compiled
+def _make_room(state: Ints, at: Int, stride: Int, capacity: Int) -> Int:
+    """Where a set takes another value: behind the others, or instead of the one that was used longest ago."""
+    size = state[at]
+    if size < capacity:
+        state[at] = size + 1
+        return at + 1 + size * stride
+    slot = oldest = unsigned(at + 1)
+    for _ in range(size):
+        if state[slot + unsigned(1)] < state[oldest + unsigned(1)]:
+            oldest = slot
+        slot += unsigned(stride)
+    return int64(oldest)
 
 
 @compiled
@@ -301,23 +327,25 @@ def _remember(state: Ints, entity: Ints, identity: Int) -> None:
 
 
 @compiled
-def accept(state: Ints, entity: Ints, windows: Ints, sets: Ints, decays: Ints, registers: Ints, event: Ints) -> bool:
+def accept(
+    state: Ints, entity: Ints, windows: Ints, sets: Ints, decays: Ints, registers: Ints, event: Ints, added: Ints
+) -> bool:
     """Advance and apply, unless the event's id is remembered. Returns whether it was accepted."""
-    if remembered(state, entity, event[C_ID]):
+    if remembered(state, entity, event[C_ID]) >= 0:
         return False
     as_of = advance(state, entity, windows, event[C_TIME])
-    apply(state, entity, windows, sets, decays, registers, event, as_of)
+    apply(state, entity, windows, sets, decays, registers, event, added, as_of)
     return True
 
 
 @compiled
-def remembered(state: Ints, entity: Ints, identity: Int) -> bool:
-    """Whether an id is among the last accepted ones."""
-    at = entity[RING_AT] + 1
-    for slot in range(state[REMEMBERED]):  # noqa: SIM110 - numba compiles no generator expression
-        if state[at + slot] == identity:
-            return True
-    return False
+def remembered(state: Ints, entity: Ints, identity: Int) -> Int:
+    """The rev under which an id was accepted, or -1 where it is not among the last ones."""
+    at, size = entity[RING_AT], entity[RING_SIZE]
+    for slot in range(state[REMEMBERED]):
+        if state[unsigned(at + 1 + slot)] == identity:
+            return state[REV] - 1 - (state[at] - 1 - slot) % size
+    return int64(-1)
 
 
 # ---------------------------------------------------------------- features
@@ -425,7 +453,7 @@ def _distance_km(latitude_0: Int, longitude_0: Int, latitude: Int, longitude: In
     elif east < -HALF_TURN:
         east += 2 * HALF_TURN
     middle = abs(latitude + latitude_0) // 2
-    degree, rest = middle // 10_000, middle % 10_000
+    degree, rest = min(middle // 10_000, 90), middle % 10_000
     cosine = (COSINES[degree] * (10_000 - rest) + COSINES[min(degree + 1, 90)] * rest) // 10_000
     x, y = float(east * cosine), float(north * 10_000)
     return math.sqrt(x * x + y * y) / 10_000.0 * KM_PER_COORDINATE
@@ -447,11 +475,7 @@ def _new(state: Ints, member_set: Ints, event: Ints, default: Number) -> Number:
     value = event[member_set[S_COLUMN]]
     if value == MISSING[member_set[S_COLUMN]]:
         return default
-    at, stride = member_set[S_AT], member_set[S_STRIDE]
-    for index in range(state[at]):
-        if state[at + 1 + index * stride] == value & MEMBER_MASK:
-            return 0.0
-    return 1.0
+    return 1.0 if _find(state, member_set[S_AT], member_set[S_STRIDE], value & MEMBER_MASK) < 0 else 0.0
 
 
 @compiled

@@ -14,6 +14,7 @@ from service.features.kernel import (
     C_ID,
     C_TIME,
     FOLLOW_UP,
+    N_MEASURES,
     accept,
     advance,
     apply,
@@ -21,7 +22,7 @@ from service.features.kernel import (
     read_transaction,
     remembered,
 )
-from service.features.plan import END_FEATURE, SPEC_HASH, STATE_SIZE, Plan
+from service.features.plan import END_FEATURE, RING_AT, SPEC_HASH, STATE_SIZE, Plan
 from service.features.state import REV, begin, read_base, write_base
 
 NO_SEEDS = np.empty(0, np.uint8)
@@ -213,15 +214,15 @@ def fold_columns(
         revs: int64 (rows, entities), written: entries accepted before this one, -1 where it was a duplicate.
     """
     entity = entities[k]
-    state = np.empty(entity[STATE_SIZE], np.int64)
+    state, added = np.empty(entity[STATE_SIZE], np.int64), np.empty(N_MEASURES, np.int64)
     for log in range(first, last):
         begin(state)
         if seed_starts[log] < seed_starts[log + 1]:
-            read_base(seeds, seed_starts[log], seed_starts[log + 1], state)
+            read_base(seeds, seed_starts[log], seed_starts[log + 1], entity[RING_AT], state)
         for position in range(starts[log], starts[log + 1]):
             row = order[position]
             event = events[row]
-            if remembered(state, entity, event[C_ID]):
+            if remembered(state, entity, event[C_ID]) >= 0:
                 revs[row, k] = -1
                 continue
             as_of = advance(state, entity, windows, event[C_TIME])
@@ -230,7 +231,7 @@ def fold_columns(
                 read_known(
                     state, entity, sets, decays, features, defaults, event, event[C_TIME], as_of, born_at, numeric[row]
                 )
-            apply(state, entity, windows, sets, decays, registers, event, as_of)
+            apply(state, entity, windows, sets, decays, registers, event, added, as_of)
 
 
 @entry_point
@@ -255,8 +256,8 @@ def final_base(
 ) -> Int:
     """The base of one log after all its events: the hand-off from history to the live store. Returns its length."""
     entity = entities[k]
-    state = np.empty(entity[STATE_SIZE], np.int64)
+    state, added = np.empty(entity[STATE_SIZE], np.int64), np.empty(N_MEASURES, np.int64)
     begin(state)
     for row in rows:
-        accept(state, entity, windows, sets, decays, registers, events[row])
-    return write_base(state, entity[SPEC_HASH], out)
+        accept(state, entity, windows, sets, decays, registers, events[row], added)
+    return write_base(state, entity[RING_AT], entity[SPEC_HASH], out)

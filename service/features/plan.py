@@ -30,8 +30,9 @@ Int64Table = NDArray[np.int64]
 STATE_SIZE, RING_AT, RING_SIZE, HORIZON, LONGEST, KEY_COLUMN, COMPACT_AT, KEEP, SPEC_HASH = range(9)
 FIRST_WINDOW, END_WINDOW, FIRST_SET, END_SET, FIRST_DECAY, END_DECAY, FIRST_REGISTER, END_REGISTER = range(9, 17)
 LOCATION_AT, FIRST_FEATURE, END_FEATURE, FIRST_LAYOUT = range(17, 21)
-KINDS = len(Kind) + 1  # a layout range for each kind, FIRST_LAYOUT + kind .. FIRST_LAYOUT + kind + 1
-# windows
+KINDS = len(Kind) + 1  # a layout range for each kind: FIRST_LAYOUT + kind − 1 .. FIRST_LAYOUT + kind
+LENGTH = FIRST_LAYOUT + KINDS - 1  # bytes of an entry of each kind: LENGTH + kind
+# windows; the delay is in tiles
 W_AT, W_LENGTH, W_HOP, W_DELAY, W_REPORT, W_TILES, W_SUMS, W_FIRST_SUM = range(8)
 # sets
 S_AT, S_COLUMN, S_CAPACITY, S_HOP, S_TALLY, S_STEPS, S_STRIDE = range(7)
@@ -57,6 +58,7 @@ class Tables(NamedTuple):
     features: Int64Table
     defaults: NDArray[np.float64]
     layout: Int64Table
+    categories: Int64Table
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +100,7 @@ def compile_plan(spec: Spec) -> Plan:
         build.entity(entity, spec.horizon_ms, spec_hash)
     for feature in spec.transaction_features:
         build.feature(feature, _transaction_arguments(feature))
+    build.categories += [int(FIELD_COLUMNS[name]) for name in spec.categories]
     names = [feature.name for entity in spec.entities for feature in entity.features]
     names += [feature.name for feature in spec.transaction_features]
     return Plan(
@@ -124,10 +127,11 @@ class _Build:
         self.features: list[list[int]] = []
         self.defaults: list[float] = []
         self.layout: list[list[int]] = []
+        self.categories: list[int] = []
 
     def tables(self) -> Tables:
         return Tables(
-            _table(self.entities, FIRST_LAYOUT + KINDS),
+            _table(self.entities, LENGTH + KINDS),
             _table(self.windows, W_FIRST_SUM + len(MEASURES)),
             _table(self.sets, S_STRIDE + 1),
             _table(self.decays, D_MEASURE + 1),
@@ -135,6 +139,7 @@ class _Build:
             _table(self.features, F_D + 1),
             np.array(self.defaults, np.float64),
             _table(self.layout, 3),
+            np.array(self.categories, np.int64),
         )
 
     def entity(self, entity: Entity, horizon_ms: int, spec_hash: int) -> None:
@@ -174,7 +179,8 @@ class _Build:
     def window(self, window: Window, at: int) -> int:
         tiles = (window.length_ms + window.delay_ms) // window.hop_ms + 1
         measures = [MEASURES.index(name) for name in window.sums]
-        row = [at, window.length_ms, window.hop_ms, window.delay_ms, int(window.at_report), tiles, len(measures)]
+        delay_tiles = window.delay_ms // window.hop_ms
+        row = [at, window.length_ms, window.hop_ms, delay_tiles, int(window.at_report), tiles, len(measures)]
         self.windows.append(row + measures + [NO_LOCATION] * (len(MEASURES) - len(measures)))
         return at + 1 + len(measures) * (1 + tiles)  # current tile, totals, ring
 
@@ -197,7 +203,7 @@ class _Build:
         self.defaults.append(np.nan if feature.default is None else feature.default)
 
     def entry_layouts(self, entity: Entity, compared: Iterable[str], *, located: bool) -> list[int]:
-        """Which columns an entity's entries carry, by kind: only what its state needs."""
+        """Which columns an entity's entries carry, by kind, only what its state needs; and how long these are."""
         members = [FIELD_COLUMNS[member_set.of] for member_set in entity.sets]
         members += [FIELD_COLUMNS[name] for name in compared]
         attempt = [Column.ID, Column.TIME, Column.AMOUNT, *dict.fromkeys(members)]
@@ -210,11 +216,13 @@ class _Build:
             Kind.ISSUER_DECLINE: [Column.ID, Column.TIME, Column.ORIGIN],
             Kind.VOID: [Column.ID, Column.TIME, Column.ORIGIN, Column.AMOUNT, Column.DELTA],
         }
-        bounds = [len(self.layout)]
+        bounds, lengths = [len(self.layout)], []
         for kind in Kind:
-            self.layout += [[int(column), *_WIDTHS.get(column, _HASH)] for column in columns[kind]]
+            layout = [[int(column), *_WIDTHS.get(column, _HASH)] for column in columns[kind]]
+            self.layout += layout
             bounds.append(len(self.layout))
-        return bounds
+            lengths.append(1 + sum(width for _, width, _ in layout))
+        return bounds + lengths
 
 
 _HASH = (4, 0)  # sets keep the low half of a token's hash

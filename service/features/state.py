@@ -4,12 +4,14 @@ Layout of the vector (offsets of the variable parts stand in the plan):
 
     [rev, hwm, generation, first, last, remembered] [registers] [windows] [sets] [decays] [ring of ids]
 
-At rest it is a *base*: mark, length, spec hash, then the vector as zigzag varints with runs of zeros counted.
+At rest it is a *base*: mark, length, spec hash, then the vector as zigzag varints with runs of zeros counted, but the
+ring's ids, which are as good as random, six bytes each.
 """
 
 import numpy as np
 
-from service.features.compiled import Bytes, Int, Ints, compiled, int64
+from service.features.compiled import Bytes, Int, Ints, compiled, int64, unsigned
+from service.features.packed import read_integer, write_integer
 
 REV = 0  # entries accepted so far
 HWM = 1  # high-water mark: the largest time accepted, NONE before the first
@@ -20,8 +22,12 @@ REMEMBERED = 5  # how many of the ring's ids are in use
 HEAD = 6
 NONE = -1
 
-BASE_MARK = 0xBA  # no entry kind has this value, so a value's first byte says whether it begins with a base
+# No entry kind has one of these values, so a value's first byte says whether it begins with a base.
+BASE_MARK = 0xBB
+VARINT_BASE_MARK = 0xBA  # of a base that holds the ids as varints too; such are read, and no longer written
+BASE_MARKS = (BASE_MARK, VARINT_BASE_MARK)
 BASE_HEADER = 13  # mark (1), length (4), spec hash (8)
+ID_BYTES = 6
 
 
 @compiled
@@ -43,16 +49,15 @@ def clear(state: Ints) -> None:
 
 
 @compiled
-def write_base(state: Ints, spec_hash: Int, out: Bytes) -> Int:
+def write_base(state: Ints, ring_at: Int, spec_hash: Int, out: Bytes) -> Int:
     """Write `state` as a base into `out` (uint8, at least 10 bytes per slot + header). Returns its length."""
     offset = BASE_HEADER
     index = 0
-    size = state.shape[0]
-    while index < size:
+    while index <= ring_at:
         value = state[index]
         if value == 0:
             run = index
-            while run < size and state[run] == 0:
+            while run <= ring_at and state[run] == 0:
                 run += 1
             out[offset] = 0
             offset = _write_varint(np.uint64(run - index), out, offset + 1)
@@ -60,50 +65,58 @@ def write_base(state: Ints, spec_hash: Int, out: Bytes) -> Int:
         else:
             offset = _write_varint(np.uint64((value << 1) ^ (value >> 63)), out, offset)
             index += 1
+    for slot in range(state[REMEMBERED]):
+        offset = write_integer(state[ring_at + 1 + slot], ID_BYTES, out, offset)
     out[0] = BASE_MARK
-    for byte in range(4):
-        out[1 + byte] = np.uint8((offset >> (8 * byte)) & 0xFF)
-    for byte in range(8):
-        out[5 + byte] = np.uint8((spec_hash >> (8 * byte)) & 0xFF)
+    write_integer(offset, 4, out, 1)
+    write_integer(spec_hash, 8, out, 5)
     return offset
 
 
 @compiled
 def base_length(buffer: Bytes, start: Int) -> Int:
     """Length of the base that begins at `start`, header included."""
-    length = int64(0)
-    for byte in range(4):
-        length |= int64(buffer[start + 1 + byte]) << (8 * byte)
-    return length
+    return read_integer(buffer, start + 1, 4)
 
 
 @compiled
 def base_spec_hash(buffer: Bytes, start: Int) -> Int:
     """Hash of the spec under which the base at `start` was written."""
-    value = int64(0)
-    for byte in range(8):
-        value |= int64(buffer[start + 5 + byte]) << (8 * byte)
-    return value
+    return read_integer(buffer, start + 5, 8)
 
 
 @compiled
-def read_base(buffer: Bytes, start: Int, end: Int, state: Ints) -> bool:
+def read_base(buffer: Bytes, start: Int, end: Int, ring_at: Int, state: Ints) -> bool:
     """Read the base in buffer[start:end] into `state`. Returns False where it does not fill the vector exactly."""
-    offset = start + BASE_HEADER
-    index = 0
-    size = state.shape[0]
-    while offset < end and index < size:
-        if buffer[offset] == 0:
-            run, offset = _read_varint(buffer, offset + 1)
-            stop = min(size, index + int64(run))
-            while index < stop:
-                state[index] = 0
-                index += 1
-        else:
-            value, offset = _read_varint(buffer, offset)
-            state[index] = int64(value >> np.uint64(1)) ^ -int64(value & np.uint64(1))
+    state[:] = 0
+    places = state.shape[0] if buffer[start] == VARINT_BASE_MARK else ring_at + 1
+    offset, index = start + BASE_HEADER, int64(0)
+    while offset < end and index < places:
+        byte = int64(buffer[unsigned(offset)])
+        if byte == 0:
+            run, offset = _read_varint(buffer, offset + 1, end)
+            if run > np.uint64(places):
+                return False
+            index += int64(run)
+        elif byte < 128:  # noqa: PLR2004 - the continuation bit
+            state[unsigned(index)] = (byte >> 1) ^ -(byte & 1)
+            offset += 1
             index += 1
-    return offset == end and index == size
+        else:
+            value, offset = _read_varint(buffer, offset, end)
+            state[unsigned(index)] = int64(value >> np.uint64(1)) ^ -int64(value & np.uint64(1))
+            index += 1
+    ring = state.shape[0] - ring_at - 1
+    if index != places or not 0 <= state[ring_at] < ring or not 0 <= state[REMEMBERED] <= ring:
+        return False
+    if buffer[start] == VARINT_BASE_MARK:
+        return offset == end
+    if end - offset != ID_BYTES * state[REMEMBERED]:
+        return False
+    for slot in range(state[REMEMBERED]):
+        state[unsigned(ring_at + 1 + slot)] = read_integer(buffer, offset, ID_BYTES)
+        offset += ID_BYTES
+    return True
 
 
 @compiled
@@ -117,12 +130,15 @@ def _write_varint(value: np.uint64, out: Bytes, offset: Int) -> Int:
 
 
 @compiled
-def _read_varint(buffer: Bytes, offset: Int) -> tuple[np.uint64, Int]:
+def _read_varint(buffer: Bytes, offset: Int, end: Int) -> tuple[np.uint64, Int]:
+    """The number that begins at `offset`, and the offset behind it: behind `end` where it is cut off."""
     value = np.uint64(0)
     shift = np.uint64(0)
-    while buffer[offset] >= 128:  # noqa: PLR2004 - the continuation bit
-        value |= np.uint64(buffer[offset] & 127) << shift
-        shift += np.uint64(7)
+    while offset < end:
+        byte = np.uint64(buffer[unsigned(offset)])
         offset += 1
-    value |= np.uint64(buffer[offset]) << shift
-    return value, offset + 1
+        value |= (byte & np.uint64(127)) << shift
+        if byte < np.uint64(128):
+            return value, offset
+        shift += np.uint64(7)
+    return value, end + 1

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from service.features.online import Compaction
+from service.features.compaction import Compaction
 from service.response import Response
 
 MAX_CHUNKS = 256  # kept beside an audited log; then it begins anew. Some 4,000 entries: 100 KB, 15 ms of folding

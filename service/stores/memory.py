@@ -4,7 +4,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Generic, TypeVar
 
-from service.features.online import Compaction, split_base
+from service.features.compaction import Compaction, split_base
 from service.stores.base import (
     MAX_CHUNKS,
     Append,

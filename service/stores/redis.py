@@ -9,7 +9,7 @@ import structlog
 
 from service.background import repeat, run_behind
 from service.errors import StoreUnavailable
-from service.features.online import split_base
+from service.features.compaction import split_base
 from service.stores.base import (
     MAX_CHUNKS,
     NO_ANSWER,

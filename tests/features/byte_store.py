@@ -4,8 +4,10 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
+from service.features.compaction import compact
+from service.features.encoding import encode
 from service.features.entry import Column
-from service.features.online import Histories, compact, encode, fold
+from service.features.online import Histories, fold
 from service.features.plan import Plan
 from tests.features.oracle import Kind
 from tests.features.streams import Rows

@@ -7,10 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from service.features.compaction import Compaction, compact
+from service.features.encoding import encode, read_entries
 from service.features.entry import Column
 from service.features.kernel import COMPACTABLE, DUPLICATE, RETRIED, UNAVAILABLE
 from service.features.offline import Folded, bases, fold_events
-from service.features.online import Compaction, Histories, compact, encode, fold, read_entries
+from service.features.online import Histories, fold
 from service.features.plan import Plan
 from tests.features.agreement import card_spec, plan_of, shipped_spec
 from tests.features.byte_store import ByteStore, nothing, serve, write

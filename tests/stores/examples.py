@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from service.features.online import Compaction
+from service.features.compaction import Compaction
 from service.features.spec import KEY_FIELDS
 from service.response import Response
 from service.stores.base import DecisionRecord, NewDecision, Remote, Replacement, Snapshot

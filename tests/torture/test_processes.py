@@ -11,8 +11,8 @@ import pytest
 
 from service.app import bundle_directory
 from service.bundle import Bundle
+from service.features.encoding import read_entries
 from service.features.entry import Column, Kind, entry_id
-from service.features.online import read_entries
 from service.settings import SHIPPED_MODELS
 from tests.stores.servers import Server, redis_binary, running
 from tests.torture.collecting import collected
