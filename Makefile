@@ -19,7 +19,7 @@ ORT := $(shell sed -n 's/^\(onnxruntime==[0-9.]*\).*/\1/p' requirements/serve.tx
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run demo test test-long check bench bench-peers bench-features bench-outage train image lock clean
+.PHONY: help run demo test test-long check bench bench-peers bench-features bench-outage bench-instructions train image lock clean
 
 help: ## list what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +53,9 @@ bench-features: $(DEV) $(FEAST) ## measure features in Redis, ours beside Feast'
 
 bench-outage: $(DEV) ## measure what clients of a service see while its Redis hangs, is killed and comes back
 	$(BIN)/python -m benchmarks outage $(ARGS)
+
+bench-instructions: $(DEV) ## count what the fold and the decoder cost, and compare with what is recorded (ARGS=--record)
+	$(BIN)/python -m benchmarks.instructions $(ARGS)
 
 train: $(DEV) data/shipped.parquet ## make the shipped bundle again, from the simulator to models/touchstone
 	$(BIN)/python -m training fit --data data/shipped.parquet --config training/configs/shipped.yaml --out models/touchstone \

@@ -9,7 +9,8 @@ import pytest
 
 PROJECT = Path(__file__).resolve().parents[2]
 TARGETS = (
-    "help run demo test test-long check bench bench-peers bench-features bench-outage train image lock clean"
+    "help run demo test test-long check bench bench-peers bench-features bench-outage bench-instructions train image "
+    "lock clean"
 ).split()
 
 
