@@ -126,15 +126,16 @@ def create_app(telemetry: Telemetry) -> FastAPI:
     problems = Problems(telemetry)
     admission = Admission(is_ready=is_ready, keys=lambda: app.state.touchstone.keys, new_request_id=_request_ids())
     app.state.admission, app.state.problems = admission, problems  # for who answers beside the app
+    score = ScoreEndpoint()
     app.router.routes[:0] = [  # first, because they are asked for most
-        Route("/score", ScoreEndpoint(), methods=["POST"], include_in_schema=False),
+        Route("/score", score, methods=["POST"], include_in_schema=False),
         Route("/score/batch", BatchEndpoint(problems), methods=["POST"], include_in_schema=False),
         Route("/outcomes", OutcomesEndpoint(problems), methods=["POST"], include_in_schema=False),
     ]
     for router in (decisions_router, thresholds_router, models_router, health_router(telemetry, is_ready)):
         app.include_router(router)
     problems.answer_for(app)
-    app.add_middleware(Guard, admission=admission, problems=problems)
+    app.add_middleware(Guard, admission=admission, problems=problems, direct={("POST", "/score"): score})
     describe(app)
     return app
 
