@@ -5,7 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from platform import python_version
@@ -69,29 +69,29 @@ def count() -> dict[str, float]:
     valgrind = shutil.which("valgrind")
     if valgrind is None:
         raise CountingFailed("valgrind is not installed (Debian: apt-get install valgrind)")
+    _do_jobs([])  # so that the kernel is compiled: under callgrind it takes minutes, if it was not
     with TemporaryDirectory() as directory:
         out = Path(directory) / "counted"
-        done = subprocess.run(  # noqa: S603 - our own workload
-            [
-                *(valgrind, "--tool=callgrind", "--dump-before=getloadavg", f"--callgrind-out-file={out}"),
-                *(sys.executable, "-m", "benchmarks.instructions.workload"),
-            ],
-            capture_output=True,
-            text=True,
-            check=False,
-            cwd=PROJECT,
-            timeout=LIMIT_S,
-            env={**os.environ, "PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
-        )
-        if done.returncode:
-            raise CountingFailed(done.stderr[-2_000:])
-        totals = [
-            _total(out.with_name(f"{out.name}.{number + 1}")) for number in range(len(list(out.parent.iterdir())) - 1)
-        ]
-    names = done.stdout.split("\n")
-    assert len(totals) == DUMPS_PER_JOB * len(names), (len(totals), names)
+        names = _do_jobs([valgrind, "--tool=callgrind", "--dump-before=getloadavg", f"--callgrind-out-file={out}"])
+        totals = [_total(out.with_name(f"{out.name}.{number + 1}")) for number in range(DUMPS_PER_JOB * len(names))]
     rounds = zip(totals[1::DUMPS_PER_JOB], totals[3::DUMPS_PER_JOB], strict=True)
     return {name: (more - less) / REPEATS / TOGETHER for name, (less, more) in zip(names, rounds, strict=True)}
+
+
+def _do_jobs(under: Sequence[str]) -> list[str]:
+    """Do all jobs in a process of their own, run by another program. Returns their names."""
+    done = subprocess.run(  # noqa: S603 - our own workload
+        [*under, sys.executable, "-m", "benchmarks.instructions.workload"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=PROJECT,
+        timeout=LIMIT_S,
+        env={**os.environ, "PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+    )
+    if done.returncode:
+        raise CountingFailed(done.stderr[-2_000:])
+    return done.stdout.split("\n")
 
 
 def record(counts: Mapping[str, float]) -> None:

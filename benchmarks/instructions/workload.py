@@ -3,6 +3,7 @@
 Run by `count` under callgrind, which takes each call of `os.getloadavg` as the order to write down what it has counted.
 """
 
+import gc
 import os
 import sys
 from collections.abc import Callable
@@ -71,6 +72,7 @@ def main() -> None:
     """Do each job REPEATS times and then twice as often, each between two marks; print the names."""
     mark = os.getloadavg
     named = jobs()
+    gc.disable()  # a collection falls where it falls
     for job in named.values():
         for _ in range(WARM_UPS):
             job()

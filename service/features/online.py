@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,8 +36,7 @@ NO_ANSWER = -1  # instead of a log's length, where the store did not answer
 NOT_SEEN = -1  # instead of a rev, what `remembered` says of an id that it does not find
 
 
-@dataclass(frozen=True, slots=True)
-class Histories:
+class Histories(NamedTuple):
     """What the kernel made of the logs of a batch of n transactions.
 
     Attributes:

@@ -107,7 +107,7 @@ def read_base(buffer: Bytes, start: Int, end: Int, ring_at: Int, state: Ints) ->
             state[unsigned(index)] = int64(value >> np.uint64(1)) ^ -int64(value & np.uint64(1))
             index += 1
     ring = state.shape[0] - ring_at - 1
-    if index != places or not 0 <= state[ring_at] < ring or not 0 <= state[REMEMBERED] <= ring:
+    if index != places or not 0 <= state[ring_at] < ring or not 0 <= state[REMEMBERED] <= ring or state[REV] < 0:
         return False
     if buffer[start] == VARINT_BASE_MARK:
         return offset == end

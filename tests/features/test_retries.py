@@ -96,6 +96,19 @@ def test_a_void_takes_back_a_duplicate_that_the_ring_had_forgotten(plan: Plan) -
     assert counts[[5, 7, 9]].tolist() == [5, 7, 7]
 
 
+@pytest.mark.parametrize("step", [1 << 10, 1 << 32, 1 << 44])
+def test_ids_that_are_alike_are_not_taken_for_retries(plan: Plan, step: int) -> None:
+    """Ids that agree in most of their bits are counted each, and a retry among them once, wherever it is remembered."""
+    rows = rows_of([*[Step()] * 3, Step(action=Action.AGAIN), *[Step()] * 3, Step(action=Action.AGAIN, back=2), Step()])
+    ids = {identity: 7 + step * place for place, identity in enumerate(dict.fromkeys(rows[:, Column.ID]))}
+    rows[:, Column.ID] = [ids[identity] for identity in rows[:, Column.ID].tolist()]
+    expected = assert_defined(SPEC, rows, born_at_ms=BORN_AT_MS)
+    for keep in (0, 2, 9):
+        served = serve(ByteStore(plan), rows, born_at_ms=BORN_AT_MS, compaction=lambda _, keep=keep: keep)  # type: ignore[misc]
+        assert served.revs[:, 0].tolist() == [0, 1, 2, 2, 3, 4, 5, 3, 6]
+        np.testing.assert_array_equal(served.numeric[[8]], expected.numeric[[8]])
+
+
 def as_new(plan: Plan, rows: Rows, *, at: int) -> np.typing.NDArray[np.float32]:
     """What row `at` would see under an id of its own."""
     row = rows[at].copy()
