@@ -1,6 +1,7 @@
 """The endpoints that decide: on one transaction, or on a batch as if its items were sent one by one."""
 
 import asyncio
+from collections.abc import Sequence
 
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
@@ -43,15 +44,25 @@ class BatchEndpoint:
         for first in range(0, len(items), ITEMS_PER_TURN):
             answers += [_submit(item, parts, arrival_ms) for item in items[first : first + ITEMS_PER_TURN]]
             await asyncio.sleep(0)
-        results = await asyncio.gather(*answers, return_exceptions=True)
-        await send_json(send, b"[" + b",".join([self._written(result, identity) for result in results]) + b"]")
+        await send_json(send, b"[" + b",".join(await self._written(answers, identity)) + b"]")
 
-    def _written(self, result: Answer | BaseException, identity: str) -> bytes:
-        if isinstance(result, RequestInvalid | IdempotencyConflict):
-            return self._problems.item(result, request_id=identity)
-        if isinstance(result, BaseException):
-            raise result
-        return b'{"status":200,"replayed":%b,"body":%b}' % (b"true" if result.replayed else b"false", result.body)
+    async def _written(self, answers: Sequence["asyncio.Future[Answer]"], identity: str) -> list[bytes]:
+        """What each answer comes to, written while the next ones are made: all at once would take milliseconds."""
+        results: list[bytes] = []
+        defects: list[Exception] = []
+        for answer in answers:
+            try:
+                given = await answer
+            except (RequestInvalid, IdempotencyConflict) as error:
+                results.append(self._problems.item(error, request_id=identity))
+            except Exception as error:  # noqa: BLE001 - raised below, once all are heard of
+                defects.append(error)
+            else:
+                replayed = b"true" if given.replayed else b"false"
+                results.append(b'{"status":200,"replayed":%b,"body":%b}' % (replayed, given.body))
+        if defects:
+            raise defects[0]
+        return results
 
 
 def _submit(item: bytes, parts: Running, arrival_ms: int) -> "asyncio.Future[Answer]":
