@@ -21,7 +21,7 @@ from service.api.problems import Problems, problem_response
 from service.api.running import Running
 from service.api.score import read_request
 from service.api.wire import json_headers
-from service.errors import RequestInvalid, TouchstoneError
+from service.errors import RequestInvalid
 from service.protocol import GuardedProtocol
 from service.scorer import Answer
 
@@ -135,11 +135,7 @@ class _Passage:
             self._send(200, json_headers(result.body, replayed=result.replayed), result.body)
             return
         problems: Problems = self._protocol.served.state.problems
-        if isinstance(result, TouchstoneError):
-            problem = problems.of(result, request_id=self._request_id)
-        else:
-            problem = problems.defect(result, path=PATH, request_id=self._request_id)
-        response = problem_response(problem)
+        response = problem_response(problems.raised(result, path=PATH, request_id=self._request_id))
         self._send(response.status_code, response.raw_headers, bytes(response.body))
 
     def _send(self, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> None:

@@ -403,16 +403,10 @@ class Scorer:
         """
         revs = histories.revs.tolist()
         decisions = [
-            NewDecision(
-                case.transaction_id,
-                DecisionRecord(
-                    digest=case.request.digest,
-                    response=response,
-                    event_time_ms=case.row[Column.TIME],
-                    tokens=case.tokens,
-                    spec=self._layouts[0].spec,
-                    revs=tuple(revs[index]),
-                ),
+            self._decision(
+                case,
+                response,
+                tuple(revs[index]),
                 Snapshot(
                     case.request.body,
                     histories.numeric[index],
@@ -426,6 +420,18 @@ class Scorer:
         for case, decision, record in zip(cases, decisions, standing, strict=True):
             case.record = self._keep(case, decision) if record is None else record
             case.made = record is None or record.response == decision.record.response
+
+    def _decision(self, case: _Case, response: Response, revs: tuple[int, ...], snapshot: Snapshot) -> NewDecision:
+        """What is kept of a decision; `revs` by entity."""
+        record = DecisionRecord(
+            digest=case.request.digest,
+            response=response,
+            event_time_ms=case.row[Column.TIME],
+            tokens=case.tokens,
+            spec=self._layouts[0].spec,
+            revs=revs,
+        )
+        return NewDecision(case.transaction_id, record, snapshot)
 
     def _keep(self, case: _Case, decision: NewDecision) -> DecisionRecord:
         """Remember a decision in this process, marked as one that no other can repeat for now."""
@@ -479,16 +485,10 @@ class Scorer:
     def _unseen(self, case: _Case, response: Response) -> NewDecision:
         """A decision for which no history was read."""
         named = [token is not None for token in self._layouts[0].named(case.tokens)]
-        return NewDecision(
-            case.transaction_id,
-            DecisionRecord(
-                digest=case.request.digest,
-                response=response,
-                event_time_ms=case.row[Column.TIME],
-                tokens=case.tokens,
-                spec=self._layouts[0].spec,
-                revs=tuple(APPENDED_LATER if there else NOWHERE for there in named),
-            ),
+        return self._decision(
+            case,
+            response,
+            tuple(APPENDED_LATER if there else NOWHERE for there in named),
             Snapshot(
                 case.request.body,
                 np.full(len(self._plan.numeric), np.nan, np.float32),

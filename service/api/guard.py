@@ -8,7 +8,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.admission import Admission, Headers, body_limit
 from service.api.problems import Problems, problem_response
-from service.errors import TouchstoneError
 
 
 class Guard:
@@ -71,13 +70,10 @@ class Guard:
                 await self._app(scope, _bounded(scope["path"], headers, receive), send_identified)
         except ClientDisconnect:
             return  # nobody is there to answer
-        except TouchstoneError as error:
-            problem = self._problems.of(error, request_id=request_id)
-            await problem_response(problem)(scope, receive, send_identified)
         except Exception as error:
             if started:
                 raise  # too late for a problem: the server cuts the connection
-            problem = self._problems.defect(error, path=scope["path"], request_id=request_id)
+            problem = self._problems.raised(error, path=scope["path"], request_id=request_id)
             await problem_response(problem)(scope, receive, send_identified)
 
 

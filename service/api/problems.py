@@ -163,8 +163,10 @@ class Problems:
             request_id=request_id,
         )
 
-    def defect(self, error: Exception, *, path: str, request_id: str) -> Problem:
-        """The problem of a request that failed by no error of ours; its cause stands in the log only."""
+    def raised(self, error: Exception, *, path: str, request_id: str) -> Problem:
+        """The problem of a request that failed; where that is no error of ours, its cause stands in the log only."""
+        if isinstance(error, TouchstoneError):
+            return self.of(error, request_id=request_id)
         log.error("request_failed_unexpectedly", request_id=request_id, path=path, exc_info=error)
         return self.problem(ProblemCode.INTERNAL_ERROR, request_id=request_id)
 

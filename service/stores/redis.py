@@ -435,14 +435,6 @@ def _joined(elements: Reply) -> bytes:
     return b"".join(elements)  # type: ignore[arg-type]  # a list's elements are bytes, which need no look one by one
 
 
-def _snapshot(value: Reply) -> Snapshot | None:
-    """A snapshot; none where another version of this service wrote it in its own way."""
-    try:
-        return decode_snapshot(_bytes(value))
-    except ValueError:
-        return None
-
-
 def _decoded(value: Reply) -> DecisionRecord | Unanswered | None:
     """A record; no answer where it is not ours to read, for we cannot say that there is none."""
     if value is None:
