@@ -45,6 +45,7 @@ from service.transaction import EARLIEST_EVENT_MS
 API_VERSION = "0.1.0"  # of what docs/api.md describes; the package's own, as long as both change together
 MOST_WAITING = 512  # requests, besides those being scored: some 50 ms of work; the next is better answered at once
 BULK_ITEMS = 8  # of what came in arrays, scored at once: a lone request waits for them, a millisecond
+LONE_TURNS = 3  # of the loop before these are: a lone request is read, leaves its queue, and is scored
 MOST_BULK_WAITING = 8_000  # items of arrays, or eight arrays of the largest size: a second of work, and 20 MB
 PARITY_REST = 99.0  # so that checks take a hundredth of the time at most
 WARM_UP_TRANSACTIONS = 64  # more than any log holds before it is compacted
@@ -97,8 +98,9 @@ async def open_running(
         most_waiting=MOST_BULK_WAITING,
         most_items=BULK_ITEMS,
         most_batches=1,
+        turns_for_others=LONE_TURNS,
     )
-    reporter = Reporter(store, layouts)
+    reporter = Reporter(store, layouts, bundle.currencies)
     async with AsyncExitStack() as closing:  # in the reverse order, each whatever became of the others
         closing.push_async_callback(store.close)
         closing.push_async_callback(scorer.close)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.currency import CurrencyTable
-from service.dossier import Dossier
+from service.dossier import Dossier, amount_told
 from service.errors import DataInvalid, RequestInvalid
 from service.features.compaction import base_head, split_base
 from service.features.encoding import encode, read_entries
@@ -76,12 +76,12 @@ def read_history(lines: Iterable[bytes], currencies: CurrencyTable, *, now_ms: i
     rows: list[tuple[int, ...]] = []
     tokens: list[Tokens] = []
     dossiers: dict[str, Dossier] = {}
-    origins: dict[str, tuple[int, Tokens]] = {}
+    begun: dict[str, Dossier] = {}  # by transaction id, before anything is reported about it
     for number, line in enumerate(lines, start=1):
         try:
             if b'"type"' in line:  # only outcomes have one, and no value can hold a quotation mark
                 outcome = read_outcome(line, arrival_ms=now_ms, allow_card_numbers=True)
-                before = dossiers.get(outcome.transaction_id) or _begin(outcome, origins)
+                before = dossiers.get(outcome.transaction_id) or _begin(outcome, begun, currencies)
                 after = before.take(outcome, arrival_ms=outcome.reported_at_ms)
                 if after.pending is not None:
                     rows.append(tuple(after.row(outcome.transaction_id).tolist()))
@@ -93,7 +93,7 @@ def read_history(lines: Iterable[bytes], currencies: CurrencyTable, *, now_ms: i
                 row = transaction_row(transaction, arrival_ms=transaction.event_time_ms, amount_minor=amount)
                 rows.append(row)
                 tokens.append(tokens_of(transaction))
-                origins[transaction.transaction_id] = (row[Column.TIME], tokens[-1])
+                begun[transaction.transaction_id] = Dossier(row[Column.TIME], tokens[-1], row[Column.AMOUNT])
         except RequestInvalid as error:
             raise DataInvalid(f"line {number}: {error}") from error
         except LookupError as error:
@@ -148,17 +148,17 @@ async def _seed_all(
     return results
 
 
-def _begin(outcome: Outcome, origins: Mapping[str, tuple[int, Tokens]]) -> Dossier:
+def _begin(outcome: Outcome, begun: Mapping[str, Dossier], currencies: CurrencyTable) -> Dossier:
     """The dossier of a transaction about which nothing was reported yet.
 
     Raises:
         LookupError: neither did it come before, nor does the outcome carry its keys.
     """
-    if outcome.transaction_id in origins:
-        return Dossier(*origins[outcome.transaction_id])
+    if outcome.transaction_id in begun:
+        return begun[outcome.transaction_id]
     if outcome.event_time_ms is None or outcome.card_id is None or outcome.merchant_id is None:
         raise LookupError
-    return Dossier(outcome.event_time_ms, tokens_of_outcome(outcome))
+    return Dossier(outcome.event_time_ms, tokens_of_outcome(outcome), amount_told(outcome, currencies))
 
 
 async def _chunks(store: Archive, layout: Layout) -> Mapping[bytes, list[Chunk]]:

@@ -6,6 +6,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from service.currency import CurrencyTable
 from service.features.entry import CLOCK_TOLERANCE_MS, Kind, outcome_row
 from service.layout import Tokens
 from service.transaction import Outcome, OutcomeType
@@ -45,6 +46,8 @@ class Dossier:
     Attributes:
         event_time_ms: the transaction's effective event time.
         tokens: what names its entities, by KEY_FIELDS.
+        amount_minor: its amount in minor units of the base currency, 0 where it is unknown. It never changes, so that
+            a label that is taken back takes back what it had added.
         label: 1 if it is taken for fraud now, else 0.
         changes: how often that changed.
         declined: whether the issuer declined it, which counts once.
@@ -54,6 +57,7 @@ class Dossier:
 
     event_time_ms: int
     tokens: Tokens
+    amount_minor: int
     label: int = 0
     changes: int = 0
     declined: bool = False
@@ -88,6 +92,7 @@ class Dossier:
             delta=self.pending.delta,
             keys={},
             number=self.pending.number,
+            amount_minor=self.amount_minor,
         )
         return np.array(row, np.int64)
 
@@ -100,6 +105,7 @@ class Dossier:
         return orjson.dumps({
             "transaction_id": transaction_id,
             "event_time_ms": self.event_time_ms,
+            "amount_minor": self.amount_minor,
             **asdict(self.reports[-1]),
         })  # fmt: skip
 
@@ -109,11 +115,12 @@ class Dossier:
 
     @classmethod
     def from_json(cls, document: bytes) -> "Dossier":
-        """The dossier in a document."""
+        """The dossier in a document; in one of an earlier version the amount is not known."""
         values = orjson.loads(document)
         return cls(
             event_time_ms=values["event_time_ms"],
             tokens=tuple(values["tokens"]),
+            amount_minor=values.get("amount_minor", 0),
             label=values["label"],
             changes=values["changes"],
             declined=values["declined"],
@@ -131,3 +138,13 @@ def label_of(outcome: Outcome) -> int | None:
     if outcome.type in _FRAUD_TYPES or (outcome.type is OutcomeType.DISPUTE and outcome.fraud):
         return 1
     return 0 if outcome.type in _LEGITIMATE_TYPES else None
+
+
+def amount_told(outcome: Outcome, currencies: CurrencyTable) -> int:
+    """What an outcome says its transaction amounts to, in minor units of the base currency.
+
+    0 where it does not say, and where the table has no rate: as the transaction itself would have been counted.
+    """
+    if outcome.amount is None or outcome.currency is None:
+        return 0
+    return currencies.to_base(outcome.amount, outcome.currency) or 0

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from service.dossier import Dossier, Report
+from service.currency import CurrencyTable
+from service.dossier import Dossier, Report, amount_told
 from service.errors import OutcomeKeysNeeded, StoreUnavailable
 from service.features.entry import CLOCK_TOLERANCE_MS
 from service.layout import Layout, tokens_of_outcome
@@ -31,9 +32,10 @@ class Reporter:
     counts it once however often it is appended.
     """
 
-    def __init__(self, store: Remote, layouts: Sequence[Layout]) -> None:
+    def __init__(self, store: Remote, layouts: Sequence[Layout], currencies: CurrencyTable) -> None:
         self._store = store
         self._layouts = layouts
+        self._currencies = currencies
 
     async def report(
         self, outcomes: Sequence[Outcome], *, arrival_ms: int
@@ -67,14 +69,14 @@ class Reporter:
             document = await self._store.find_outcomes(name)
             before = await self._begin(outcome, arrival_ms) if document is None else Dossier.from_json(document)
             if before.pending is not None:  # somebody was interrupted here
-                before = await self._settle(name, before, interrupted=True)
+                before = await self._settle(name, before, document, interrupted=True)
                 document = before.to_json()
             after = before.take(outcome, arrival_ms=arrival_ms)
             if after is before:
                 return Reported(name, changed=False)
             if await self._store.exchange_outcomes(name, document, after.to_json(), news=after.news(name)):
                 if after.pending is not None:
-                    await self._settle(name, after, interrupted=False)
+                    await self._settle(name, after, after.to_json(), interrupted=False)
                 return Reported(name, changed=after.pending is not None)
         raise StoreUnavailable("the outcomes of this transaction are being changed by others; send it again")
 
@@ -82,15 +84,21 @@ class Reporter:
         """The dossier of a transaction about which nothing was reported yet."""
         record = await self._store.find_record(outcome.transaction_id)
         if record is not None:
-            return Dossier(record.event_time_ms, record.tokens)
+            return Dossier(record.event_time_ms, record.tokens, record.amount_minor)
         if outcome.event_time_ms is None or outcome.card_id is None or outcome.merchant_id is None:
             raise OutcomeKeysNeeded(
                 "no decision is held for this transaction: send its timestamp, card_id and merchant_id"
             )
-        return Dossier(min(outcome.event_time_ms, arrival_ms + CLOCK_TOLERANCE_MS), tokens_of_outcome(outcome))
+        time_ms = min(outcome.event_time_ms, arrival_ms + CLOCK_TOLERANCE_MS)
+        return Dossier(time_ms, tokens_of_outcome(outcome), amount_told(outcome, self._currencies))
 
-    async def _settle(self, transaction_id: str, dossier: Dossier, *, interrupted: bool) -> Dossier:
-        """Append what is pending to every log, and note that it is done; where somebody may have begun, look first."""
+    async def _settle(
+        self, transaction_id: str, dossier: Dossier, document: bytes | None, *, interrupted: bool
+    ) -> Dossier:
+        """Append what is pending to every log, and note that it is done; where somebody may have begun, look first.
+
+        `document` is what the store holds of it: that of an earlier version is not what `to_json` would write today.
+        """
         rows = dossier.row(transaction_id)[np.newaxis]
         appends = [append for layout in self._layouts for append in layout.appends(rows, layout.keys([dossier.tokens]))]
         since_ms = dossier.reports[-1].arrived_at_ms - LOOK_BACK_MS
@@ -98,5 +106,5 @@ class Reporter:
         if not all(await done):
             raise StoreUnavailable("the outcome is noted, but not in every history: send it again")
         settled = dossier.settled()
-        await self._store.exchange_outcomes(transaction_id, dossier.to_json(), settled.to_json(), news=None)
+        await self._store.exchange_outcomes(transaction_id, document, settled.to_json(), news=None)
         return settled

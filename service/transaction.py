@@ -195,6 +195,10 @@ class Outcome(BaseModel):
     merchant_id: Token | None = None
     terminal_id: Token | None = None
     device_id: Token | None = None
+    amount: Annotated[
+        int | None, Field(ge=0, le=MAX_AMOUNT_MINOR, description="The transaction's, in minor units of `currency`")
+    ] = None
+    currency: Annotated[Currency | None, Field(description="ISO 4217")] = None
 
 
 def read_transaction(body: bytes, *, arrival_ms: int, allow_card_numbers: bool) -> Transaction:
@@ -272,6 +276,9 @@ def _outcome_faults(outcome: Outcome, arrival_ms: int) -> list[Fault]:
     ]
     if (outcome.type is OutcomeType.DISPUTE) is (outcome.fraud is None):
         faults.append(Fault("fraud", "true or false for a dispute, absent for every other type"))
+    if (outcome.amount is None) is not (outcome.currency is None):
+        absent = "amount" if outcome.amount is None else "currency"
+        faults.append(Fault(absent, "amount and currency go together"))
     return faults
 
 

@@ -67,7 +67,7 @@ def scoring(
     )
     layout = Layout(bundle.plan)
     layouts = [layout] if prepared is None else [layout, prepared]
-    return Scoring(bundle, scorer, Reporter(store, layouts), telemetry, layout)
+    return Scoring(bundle, scorer, Reporter(store, layouts, bundle.currencies), telemetry, layout)
 
 
 def request(transaction_id: str, *, seconds: float = 0, **fields: object) -> ScoreRequest:

@@ -507,11 +507,11 @@ def test_every_type_of_outcome_is_read(outcome_type: OutcomeType) -> None:
 
 
 def test_an_outcome_may_carry_the_transaction() -> None:
-    """The transaction's time and ids come along for when the record is gone."""
-    keys = {"card_id": "c", "merchant_id": "m", "terminal_id": "t", "device_id": "d"}
-    outcome = read_one({**OUTCOME, "timestamp": "2026-10-01T00:00:00Z", **keys})
+    """The transaction's time, ids and amount come along for when the record is gone."""
+    told = {"card_id": "c", "merchant_id": "m", "terminal_id": "t", "device_id": "d", "amount": 0, "currency": "JPY"}
+    outcome = read_one({**OUTCOME, "timestamp": "2026-10-01T00:00:00Z", **told})
     assert outcome.event_time_ms is not None
-    assert {name: outcome.model_dump()[name] for name in keys} == keys
+    assert {name: outcome.model_dump()[name] for name in told} == told
 
 
 @pytest.mark.parametrize(
@@ -527,6 +527,16 @@ def test_an_outcome_may_carry_the_transaction() -> None:
         ({"timestamp": "1999-01-01T00:00:00Z"}, "timestamp"),
         ({"card_id": VISA}, "card_id"),
         ({"merchant": "m"}, "merchant"),
+        ({"amount": 1250}, "currency"),
+        ({"currency": "EUR"}, "amount"),
+        ({"amount": 1250, "currency": None}, "currency"),
+        ({"amount": -1, "currency": "EUR"}, "amount"),
+        ({"amount": 10**12 + 1, "currency": "EUR"}, "amount"),
+        ({"amount": 12.5, "currency": "EUR"}, "amount"),
+        ({"amount": "1250", "currency": "EUR"}, "amount"),
+        ({"amount": True, "currency": "EUR"}, "amount"),
+        ({"amount": 1250, "currency": "eur"}, "currency"),
+        ({"amount": 1250, "currency": "XYZ"}, "currency"),
     ],
 )
 def test_a_wrong_outcome_is_refused_by_field(change: dict[str, object], field: str) -> None:

@@ -212,6 +212,7 @@ def _outcome(message: Message) -> Row:
     return (
         news["transaction_id"],
         news["event_time_ms"],
+        news.get("amount_minor"),  # which earlier versions did not tell
         news["type"],
         news["fraud"],
         news["occurred_at_ms"],

@@ -13,10 +13,10 @@ from service.decision import Decision
 from service.dossier import Dossier, label_of
 from service.errors import DataInvalid
 from service.features.encoding import read_entries
-from service.features.entry import MISSING, Column
+from service.features.entry import MISSING, Column, Kind
 from service.features.kernel import ABSENT, DUPLICATE, UNAVAILABLE, UNKNOWN
 from service.features.offline import categorical_codes, differing, fold_events, fold_logs, fold_transactions
-from service.features.plan import END_FEATURE, Plan
+from service.features.plan import END_FEATURE, FIRST_LAYOUT, Plan
 from service.features.spec import DAY_MS
 from service.transaction import Outcome, OutcomeType
 from training.collection import (
@@ -254,10 +254,12 @@ def recompute(collected: Collected, plan: Plan, currencies: CurrencyTable) -> Re
     """Fold the collected logs again under a spec.
 
     Every log has the entries, and the order, in which it was served. A spec that was never served uses the logs of the
-    one that was, for each entity of the same name and key; each transaction's entry is completed from its request. An
-    entity that nobody kept a log of has its events in the order of arrival.
+    one that was, for each entity of the same name and key; each transaction's entry is completed from its request, and
+    each label's. An entity that nobody kept a log of has its events in the order of arrival.
     """
     rows = _rows(collected.decisions, currencies)
+    changes = _changes(collected, rows)
+    amounts = {int(change.row[Column.ID]): int(change.row[Column.AMOUNT]) for change in changes}
     findings = _findings(collected, plan)
     numeric = np.full((len(rows), len(plan.numeric)), np.nan, np.float32)
     revs = np.full(findings.shape, -1, np.int64)
@@ -265,12 +267,12 @@ def recompute(collected: Collected, plan: Plan, currencies: CurrencyTable) -> Re
     gaps = 0
     sources = [_source(collected, plan, k) for k in range(len(plan.entities))]
     if None in sources:
-        numeric[:] = _fold_by_arrival(collected, plan, rows)
+        numeric[:] = _fold_by_arrival(collected, plan, rows, changes)
     else:
         fold_transactions(rows, int(plan.tables.entities[-1, END_FEATURE]), plan.tables.features, numeric)
     for k, (source, own) in enumerate(zip(sources, plan.entity_features, strict=True)):
         if source is not None:
-            again = _fold_logs(collected, plan, k, source, rows)
+            again = _fold_logs(collected, plan, k, source, rows, amounts=amounts)
             missing = (findings[:, k] & (NOT_SERVED | ABSENT)) != 0
             numeric[:, own] = np.where(missing[:, np.newaxis], np.nan, again.features)
             revs[:, k], seeded[:, k] = again.revs, again.seeded
@@ -322,8 +324,13 @@ class _Again:
     gaps: int
 
 
-def _fold_logs(collected: Collected, plan: Plan, k: int, source: str, rows: Int64s) -> _Again:
-    """Fold the logs of entity kind k that were kept under the spec `source`, for the decisions with these rows."""
+def _fold_logs(
+    collected: Collected, plan: Plan, k: int, source: str, rows: Int64s, *, amounts: Mapping[int, int]
+) -> _Again:
+    """Fold the logs of entity kind k that were kept under the spec `source`, for the decisions with these rows.
+
+    `amounts` has by id what an entry that carries none is about.
+    """
     kept = collected.plans[source]
     kept_k = kept.entities.index(plan.entities[k])
     whole, gaps = _whole(collected, source, plan.entities[k], with_seeds=source == plan.spec.sha256[:8])
@@ -336,6 +343,9 @@ def _fold_logs(collected: Collected, plan: Plan, k: int, source: str, rows: Int6
     places, decisions = _visits(whole.with_columns(id=pl.Series(events[:, Column.ID])), recorded)
     own_entries = events[places]
     events[places] = np.where(own_entries == MISSING, rows[decisions], own_entries)
+    if not _carry_amounts(kept, kept_k):
+        labels = np.flatnonzero(events[:, Column.KIND] == Kind.FRAUD_LABEL)
+        events[labels, Column.AMOUNT] = [amounts.get(entry, 0) for entry in events[labels, Column.ID].tolist()]
     starts = np.flatnonzero(whole["index"].to_numpy() == 0)
     bases = whole["base"].gather(starts).to_list()
     folded = fold_logs(plan, k, events, np.append(starts, len(events)), bases)
@@ -351,6 +361,13 @@ def _fold_logs(collected: Collected, plan: Plan, k: int, source: str, rows: Int6
     again.revs[visitors] = whole["rev"].to_numpy()[chosen]
     again.seeded[visitors] = (whole["base"].bin.size() > 0).to_numpy()[chosen]
     return again
+
+
+def _carry_amounts(plan: Plan, k: int) -> bool:
+    """Whether the labels in logs of entity kind k say what their transactions amount to."""
+    bounds = plan.tables.entities[k, FIRST_LAYOUT:]
+    first, last = bounds[Kind.FRAUD_LABEL - 1], bounds[Kind.FRAUD_LABEL]
+    return bool((plan.tables.layout[first:last, 0] == Column.AMOUNT).any())
 
 
 def _whole(collected: Collected, source: str, entity: str, *, with_seeds: bool) -> tuple[pl.DataFrame, int]:
@@ -386,16 +403,18 @@ def _visits(entries: pl.DataFrame, recorded: pl.DataFrame) -> tuple[Int64s, Int6
     return pairs["entry"].to_numpy(), pairs["decision"].to_numpy()
 
 
-def _fold_by_arrival(collected: Collected, plan: Plan, rows: Int64s) -> NDArray[np.float32]:
+def _fold_by_arrival(
+    collected: Collected, plan: Plan, rows: Int64s, changes: Sequence["_Change"]
+) -> NDArray[np.float32]:
     """Every feature of the decisions, as if the store had accepted everything in the order of arrival."""
     place = {name: index for index, name in enumerate(collected.decisions["transaction_id"])}
-    changes = [change for change in _became(collected.outcomes).changes if change.transaction_id in place]
-    events = np.concatenate([rows, np.array([change.row for change in changes], np.int64).reshape(-1, len(Column))])
-    about = [place[change.transaction_id] for change in changes]
+    known = [change for change in changes if change.transaction_id in place]
+    events = np.concatenate([rows, np.array([change.row for change in known], np.int64).reshape(-1, len(Column))])
+    about = [place[change.transaction_id] for change in known]
     for column in KEYS.values():
         events[len(rows) :, column] = rows[about, column]
     scored_ms = collected.decisions["scored_at"].dt.epoch("ms").to_numpy()
-    order = np.argsort(np.append(scored_ms, [change.arrived_ms for change in changes]), kind="stable")
+    order = np.argsort(np.append(scored_ms, [change.arrived_ms for change in known]), kind="stable")
     numeric = np.empty((len(events), len(plan.numeric)), np.float32)
     numeric[order] = fold_events(plan, events[order]).numeric
     return numeric[: len(rows)]
@@ -437,8 +456,8 @@ def _became(outcomes: pl.DataFrame) -> _Became:
     since_ms: dict[str, int] = {}
     changes: list[_Change] = []
     times = [pl.col(name).dt.epoch("ms") for name in ("event_time", "occurred_at", "reported_at", "arrived_at")]
-    for name, kind, fraud, event_ms, occurred_ms, reported_ms, arrived_ms in outcomes.select(
-        "transaction_id", "type", "fraud", *times
+    for name, amount_minor, kind, fraud, event_ms, occurred_ms, reported_ms, arrived_ms in outcomes.select(
+        "transaction_id", "amount_minor", "type", "fraud", *times
     ).iter_rows():
         told = Outcome.model_construct(
             transaction_id=name,
@@ -447,7 +466,7 @@ def _became(outcomes: pl.DataFrame) -> _Became:
             occurred_at_ms=occurred_ms,
             reported_at_ms=reported_ms,
         )
-        before = dossiers.get(name, Dossier(event_ms, ()))
+        before = dossiers.get(name, Dossier(event_ms, (), amount_minor or 0))
         after = before.take(told, arrival_ms=arrived_ms)
         if after.pending is not None:
             changes.append(_Change(name, arrived_ms, after.row(name)))
@@ -458,6 +477,13 @@ def _became(outcomes: pl.DataFrame) -> _Became:
         dossiers[name] = after.settled()
     declined = outcomes.filter(pl.col("type") == OutcomeType.ISSUER_DECLINED)["transaction_id"]
     return _Became(labels, since_ms, frozenset(declined), changes)
+
+
+def _changes(collected: Collected, rows: Int64s) -> Sequence[_Change]:
+    """What outcomes changed; one that was told before amounts were kept is about that of its decision's row."""
+    decided = collected.decisions.select("transaction_id", decided_minor=pl.Series(rows[:, Column.AMOUNT]))
+    outcomes = collected.outcomes.join(decided, on="transaction_id", how="left", maintain_order="left")
+    return _became(outcomes.with_columns(amount_minor=pl.coalesce("amount_minor", "decided_minor"))).changes
 
 
 def _labels(collected: Collected) -> tuple[NDArray[np.int8], Int64s]:

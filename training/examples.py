@@ -180,13 +180,14 @@ def transaction_rows(frame: pl.DataFrame, currencies: CurrencyTable) -> NDArray[
 def _label_rows(
     frame: pl.DataFrame, transactions: NDArray[np.int64], reported: NDArray[np.int64], times_ms: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """One entry for each report: of which transaction, and when. It goes under the transaction's entities."""
+    """One entry for each report: of which transaction, and when. It has the transaction's entities and its amount."""
     rows = np.tile(MISSING, (len(reported), 1))
     names = frame["transaction_id"].gather(reported)
     rows[:, Column.KIND] = Kind.FRAUD_LABEL
     rows[:, Column.DELTA] = 1
     rows[:, Column.TIME] = times_ms
     rows[:, Column.ORIGIN] = transactions[reported, Column.TIME]
+    rows[:, Column.AMOUNT] = transactions[reported, Column.AMOUNT]
     rows[:, Column.ID] = [
         outcome_id(name, Kind.FRAUD_LABEL, delta=1, reported_ms=time)
         for name, time in zip(names, times_ms.tolist(), strict=True)

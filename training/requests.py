@@ -15,7 +15,10 @@ REQUEST_FIELDS = (
     *("channel", "entry_mode", "cvc_check", "avs_check", "three_ds"),
     *("latitude", "longitude", "follows", "follow_kind"),
 )
-OUTCOME_FIELDS = ("transaction_id", "timestamp", "card_id", "merchant_id", "terminal_id", "device_id")
+OUTCOME_FIELDS = (
+    *("transaction_id", "timestamp", "card_id", "merchant_id", "terminal_id", "device_id"),
+    *("amount", "currency"),
+)
 
 Body = dict[str, object]
 
@@ -36,7 +39,7 @@ class Bodies:
         return {name: value for name, value in values if value is not None}
 
     def reported_fraud(self, row: int, reported_ms: int) -> Body:
-        """The body of POST /outcomes that says it was fraud, with the transaction's keys."""
+        """The body of POST /outcomes that says it was fraud, with the transaction's keys and amount."""
         keys = {name: value for name, value in self.transaction(row).items() if name in OUTCOME_FIELDS}
         instant = write_instant(reported_ms)
         return keys | {"type": "confirmed_fraud", "occurred_at": instant, "reported_at": instant}

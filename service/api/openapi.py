@@ -40,6 +40,8 @@ OUTCOME_EXAMPLE: Mapping[str, JsonValue] = {
     "card_id": "card-7f3a91",
     "merchant_id": "merchant-042",
     "device_id": "device-c0ffee",
+    "amount": 12950,
+    "currency": "EUR",
 }
 
 _REPLAYED: Document = {
@@ -130,7 +132,7 @@ def _plain_asgi_paths() -> Document:
             "outcomes",
             "Report what turned out",
             f"One outcome, or an array of 1 to {MAX_BATCH}, answered by an array of results in the same order. If the "
-            "decision is no longer held (`decision_expired`) send the transaction's timestamp and ids along.",
+            "decision is no longer held (`decision_expired`) send the transaction's timestamp, ids and amount along.",
             body=_example({"anyOf": [_ref("Outcome"), _array(_ref("Outcome"))]}, dict(OUTCOME_EXAMPLE)),
             answer={"anyOf": [_ref("OutcomeResult"), _array({"anyOf": [_ref("OutcomeItem"), _ref("RefusedItem")]})]},
         ),

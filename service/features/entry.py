@@ -162,6 +162,7 @@ def outcome_row(
     delta: int,
     keys: Mapping[Column, int],
     number: int = 0,
+    amount_minor: int = 0,
 ) -> tuple[int, ...]:
     """The event row of an outcome: a label that changed by `delta`, or an issuer decline.
 
@@ -173,12 +174,16 @@ def outcome_row(
         delta: new label − old label; 0 for an issuer decline.
         keys: the transaction's entities, by column; whoever appends the row to logs that they know needs none.
         number: how many changes of the label came before.
+        amount_minor: the transaction's amount in minor units of the base currency, 0 where it is unknown; more than
+            `AMOUNT_LIMIT` counts as that. Only a label carries it, and no part of it is in the entry's id.
     """
     assert kind in {Kind.FRAUD_LABEL, Kind.ISSUER_DECLINE}, kind
     row = MISSING.tolist()
     row[Column.KIND] = int(kind)
     row[Column.ID] = outcome_id(transaction_id, kind, delta=delta, reported_ms=reported_ms, number=number)
     row[Column.TIME], row[Column.ORIGIN], row[Column.DELTA] = reported_ms, origin_ms, delta
+    if kind is Kind.FRAUD_LABEL:
+        row[Column.AMOUNT] = min(amount_minor, AMOUNT_LIMIT)
     for column, value in keys.items():
         row[column] = value
     return tuple(row)

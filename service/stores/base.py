@@ -41,6 +41,7 @@ class DecisionRecord(NamedTuple):
         digest: 16 bytes of the request's digest, to tell a retry from another use of the same id.
         response: the body that was sent.
         event_time_ms: the transaction's effective event time.
+        amount_minor: its amount in minor units of the base currency, as its entry has it: 0 where there is no rate.
         tokens: what names its entities, by `service.features.spec.KEY_FIELDS`; None where it does not name one.
         spec: the first 8 hexadecimal digits of the feature spec's sha256: whose entities `revs` are about.
         revs: by entity of that spec, where the transaction stands in its log; `NOWHERE` where it has none or none is
@@ -51,6 +52,7 @@ class DecisionRecord(NamedTuple):
     digest: bytes
     response: Response
     event_time_ms: int
+    amount_minor: int
     tokens: tuple[str | None, ...]
     spec: str
     revs: tuple[int, ...]

@@ -10,19 +10,22 @@ from service.features.spec import KEY_FIELDS
 from service.response import Response
 from service.stores.base import DecisionRecord, Snapshot
 
-FORMAT = 1  # the first byte of everything written here; another one is refused
+RECORD_FORMAT, SNAPSHOT_FORMAT = 2, 1  # the first byte of what is written here; another one is refused
+WITHOUT_AMOUNT = 1  # but for this format of records, which are still held while the service is replaced
+_AMOUNT_BYTES = 6  # holds `service.features.entry.AMOUNT_LIMIT`
 _HEAD = struct.Struct("<B16sq4sB")  # format, digest, event time, spec, number of revs
 _SNAPSHOT_HEAD = struct.Struct("<BHHBI")  # format, features, categories, entities, length of the request
 
 
 def encode_record(record: DecisionRecord) -> bytes:
     """A record without its position, which is appended to it once it is known (see `decode_record`)."""
-    digest, response, event_time_ms, named, spec, revs, _ = record
+    digest, response, event_time_ms, amount_minor, named, spec, revs, _ = record
     tokens = [b"" if token is None else token.encode() for token in named]
-    tail = b"".join((bytes(map(len, tokens)), *tokens, response.packed))
+    amount = amount_minor.to_bytes(_AMOUNT_BYTES, "little")
+    tail = b"".join((amount, bytes(map(len, tokens)), *tokens, response.packed))
     head = _record_head(len(revs))
     length = head.size - 2 + len(tail)  # without the two bytes that it is written in
-    return head.pack(length, FORMAT, digest, event_time_ms, _from_hex(spec), len(revs), *revs) + tail
+    return head.pack(length, RECORD_FORMAT, digest, event_time_ms, _from_hex(spec), len(revs), *revs) + tail
 
 
 @cache
@@ -35,7 +38,7 @@ _from_hex = lru_cache(maxsize=8)(bytes.fromhex)  # of the few specs there are
 
 
 def decode_record(value: bytes) -> DecisionRecord:
-    """The record in an encoded one, with what stands behind it as its position.
+    """The record in an encoded one, with what stands behind it as its position; the amount is 0 in an early one.
 
     Raises:
         ValueError: these bytes are no record of this format.
@@ -43,11 +46,13 @@ def decode_record(value: bytes) -> DecisionRecord:
     try:
         (length,) = struct.unpack_from("<H", value)
         form, digest, event_time_ms, spec, entities = _HEAD.unpack_from(value, 2)
-        if form != FORMAT:
-            raise ValueError(f"expected a record of format {FORMAT}, found {form}")
+        if form not in {RECORD_FORMAT, WITHOUT_AMOUNT}:
+            raise ValueError(f"expected a record of format {RECORD_FORMAT}, found {form}")
         at = 2 + _HEAD.size
         revs = struct.unpack_from(f"<{entities}i", value, at)
         at += 4 * entities
+        amount = value[at : at + (0 if form == WITHOUT_AMOUNT else _AMOUNT_BYTES)]
+        at += len(amount)
         sizes = value[at : at + len(KEY_FIELDS)]
         tokens = list(_cut(value, at + len(KEY_FIELDS), sizes))
         at += len(KEY_FIELDS) + sum(sizes)
@@ -55,9 +60,8 @@ def decode_record(value: bytes) -> DecisionRecord:
         position = value[2 + length :].decode("ascii")
     except (struct.error, IndexError, UnicodeDecodeError) as error:
         raise ValueError("these bytes are no decision record") from error
-    return DecisionRecord(
-        digest, response, event_time_ms, tuple(token or None for token in tokens), spec.hex(), revs, position
-    )
+    amount_minor, named = int.from_bytes(amount, "little"), tuple(token or None for token in tokens)
+    return DecisionRecord(digest, response, event_time_ms, amount_minor, named, spec.hex(), revs, position)
 
 
 def encode_snapshots(snapshots: Sequence[Snapshot]) -> list[bytes]:
@@ -69,7 +73,7 @@ def encode_snapshots(snapshots: Sequence[Snapshot]) -> list[bytes]:
     cells = np.concatenate([part.view(np.uint8) for part in parts], axis=1)
     widths, size, packed = [part.shape[1] for part in parts], cells.shape[1], cells.tobytes()
     return [
-        _SNAPSHOT_HEAD.pack(FORMAT, *widths, len(request)) + packed[size * row : size * (row + 1)] + request
+        _SNAPSHOT_HEAD.pack(SNAPSHOT_FORMAT, *widths, len(request)) + packed[size * row : size * (row + 1)] + request
         for row, request in enumerate(requests)
     ]
 
@@ -85,8 +89,10 @@ def decode_snapshot(value: bytes) -> Snapshot:
     except struct.error as error:
         raise ValueError("these bytes are no snapshot") from error
     sizes = (4 * features, 2 * categories, entities, request)
-    if form != FORMAT or len(value) != _SNAPSHOT_HEAD.size + sum(sizes):
-        raise ValueError(f"expected a snapshot of format {FORMAT}, found one of format {form} or of another length")
+    if form != SNAPSHOT_FORMAT or len(value) != _SNAPSHOT_HEAD.size + sum(sizes):
+        raise ValueError(
+            f"expected a snapshot of format {SNAPSHOT_FORMAT}, found one of format {form} or of another length"
+        )
     at = _SNAPSHOT_HEAD.size
     ends = np.cumsum([at, *sizes]).tolist()
     numeric, categorical, findings, body = (value[first:last] for first, last in zip(ends[:-1], ends[1:], strict=True))

@@ -48,6 +48,21 @@ def test_the_described_request_is_the_contract(document: dict[str, Any]) -> None
     assert schema["properties"]["amount"]["maximum"] == 10**12
 
 
+def test_the_described_outcome_is_the_contract(document: dict[str, Any]) -> None:
+    """It asks for what every outcome says, allows what may come along, and bounds an amount as a transaction's."""
+    schema = document["components"]["schemas"]["Outcome"]
+    required = {"transaction_id", "type", "occurred_at", "reported_at"}
+    keys = {"timestamp", "card_id", "merchant_id", "terminal_id", "device_id"}
+    assert schema["properties"].keys() == required | keys | {"fraud", "amount", "currency"}
+    assert set(schema["required"]) == required
+    assert schema["additionalProperties"] is False
+    transaction = document["components"]["schemas"]["Transaction"]["properties"]
+    for name, bounds in (("amount", ("type", "minimum", "maximum")), ("currency", ("type", "pattern"))):
+        taken, null = schema["properties"][name]["anyOf"]
+        assert {bound: taken[bound] for bound in bounds} == {bound: transaction[name][bound] for bound in bounds}
+        assert null == {"type": "null"}
+
+
 def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
     """No schema is named that the document does not hold, and FastAPI's own error shape is gone."""
 

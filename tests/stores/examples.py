@@ -11,7 +11,8 @@ from service.stores.base import DecisionRecord, NewDecision, Remote, Replacement
 def decision(transaction_id: str, response: bytes = b"{}") -> NewDecision:
     """A decision that differs from others in its response."""
     tokens = ("tok-1", *(None,) * (len(KEY_FIELDS) - 1))
-    record = DecisionRecord(b"sixteen bytes ok", Response.of(response), 1_700_000_000_000, tokens, "3f2a91bc", (0, -1))
+    answer = Response.of(response)
+    record = DecisionRecord(b"sixteen bytes ok", answer, 1_700_000_000_000, 1_250, tokens, "3f2a91bc", (0, -1))
     snapshot = Snapshot(
         b'{"amount":1}',
         np.array([1.5, np.nan], np.float32),

@@ -11,7 +11,9 @@ import pytest
 from service.__main__ import main
 from service.app import epoch_ms
 from service.backfill import Backfilled, backfill, read_history
+from service.bundle import Bundle
 from service.errors import DataInvalid
+from service.features.entry import Column, Kind
 from service.scorer import ScoreRequest
 from service.stores.fallback import FallbackStore
 from service.stores.memory import MemoryStore
@@ -184,6 +186,34 @@ def test_a_label_of_the_past_can_be_taken_back(server: Server, small_bundle: Pat
             assert (await one.features("a"))["card_frauds"] == 0
 
     asyncio.run(told())
+
+
+@pytest.mark.parametrize(
+    ("earlier", "said", "amount_minor"),
+    [
+        (request("p"), {}, 2_000),
+        (request("p", amount=3_000, currency="USD"), {}, 1_500),
+        (request("p"), {"amount": 7, "currency": "EUR"}, 2_000),
+        (None, {"amount": 3_000, "currency": "USD"}, 1_500),
+        (None, {"amount": 3_000, "currency": "CHF"}, 0),
+        (None, {}, 0),
+    ],
+)
+def test_a_label_of_the_past_knows_its_amount(
+    small_bundle: Path, earlier: ScoreRequest | None, said: dict[str, object], amount_minor: int
+) -> None:
+    """That of the transaction where it stands before it, else what the outcome says; what takes it back, the same."""
+    told: dict[str, object] = {"transaction_id": "p", "timestamp": write_instant(START_MS)}
+    told |= {"card_id": "card", "merchant_id": "merchant"} | said
+    events = [
+        orjson.dumps(told | {"type": kind, "occurred_at": write_instant(at), "reported_at": write_instant(at)})
+        for kind, at in (("confirmed_fraud", START_MS + 1), ("withdrawn", START_MS + 2))
+    ]
+    past = [] if earlier is None else [earlier.body]
+    history = read_history([*past, *events], Bundle.load(small_bundle).currencies, now_ms=START_MS + 10**10)
+    labels = history.events[history.events[:, Column.KIND] == Kind.FRAUD_LABEL]
+    assert labels[:, [Column.DELTA, Column.AMOUNT]].tolist() == [[1, amount_minor], [-1, amount_minor]]
+    assert history.dossiers["p"].amount_minor == amount_minor
 
 
 @pytest.mark.parametrize(

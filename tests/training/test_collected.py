@@ -27,8 +27,8 @@ from tests.stores.servers import Server, redis_binary, running
 from tests.training.served import LIMITS, START, Arrival, outcome_of, payments, request_of, serve, told, traffic
 from training.__main__ import app
 from training.collect import collect
-from training.collected import Collected, compare, read_collected, recompute, select
-from training.collection import ENTRIES
+from training.collected import Collected, _changes, _rows, compare, read_collected, recompute, select
+from training.collection import ENTRIES, OUTCOMES
 from training.source import open_source
 
 SHIPPED = SHIPPED_MODELS / "1.0.0"
@@ -182,6 +182,27 @@ def test_a_spec_that_was_never_served_gets_the_features_it_would_have_had(month:
     np.testing.assert_array_equal(again.numeric, expected)
     assert not again.incomplete.any()
     assert (np.nan_to_num(again.numeric).std(axis=0) > 0).all(), "a feature that is always the same shows nothing"
+
+
+def test_labels_know_what_their_transactions_amount_to(month: Month, bundle: Bundle, tmp_path: Path) -> None:
+    """As the service counted it; of outcomes that were collected before they said it, it is the decision's."""
+    collected = read_collected(month.directory)
+    rows = _rows(collected.decisions, bundle.currencies)
+    amounts = dict(zip(collected.decisions["transaction_id"], rows[:, Column.AMOUNT].tolist(), strict=True))
+    assert collected.outcomes["amount_minor"].to_list() == [
+        amounts[name] for name in collected.outcomes["transaction_id"]
+    ]
+    changes = _changes(collected, rows)
+    labels = [change for change in changes if change.row[Column.KIND] == Kind.FRAUD_LABEL]
+    assert [int(change.row[Column.AMOUNT]) for change in labels] == [amounts[it.transaction_id] for it in labels]
+    assert len(labels) > 100
+    copy_of(month.directory, tmp_path)
+    for path in (tmp_path / OUTCOMES).rglob("*.parquet"):
+        pl.read_parquet(path, hive_partitioning=False).drop("amount_minor").write_parquet(path)
+    early = read_collected(tmp_path)
+    assert early.outcomes["amount_minor"].null_count() == len(early.outcomes)
+    again = _changes(early, rows)
+    np.testing.assert_array_equal([it.row for it in again], [it.row for it in changes])
 
 
 @pytest.mark.parametrize("collected_before", [True, False])

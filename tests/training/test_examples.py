@@ -105,15 +105,20 @@ def test_a_table_gives_the_rows_that_serving_gives(frame: pl.DataFrame, currenci
 
 
 def test_labels_arrive_when_they_were_reported(frame: pl.DataFrame, currencies: CurrencyTable) -> None:
-    """Each reported fraud is one entry, at its report's place in time, as the service would append it."""
+    """Each reported fraud is one entry, at its report's place in time, as the service would append it.
+
+    It says what its transaction amounts to in the base currency, 0 where there is no rate.
+    """
     line = timeline(frame, currencies)
     labels = np.flatnonzero(line.events[:, Column.KIND] == Kind.FRAUD_LABEL)
     assert len(labels) == frame["is_fraud"].sum()
     assert (np.diff(line.events[:, Column.TIME]) >= 0).all()
+    told_minor = []
     for position in labels:
         row = frame.row(int(line.source[position]), named=True)
         origin_ms, reported_ms = (round(row[name].timestamp() * 1000) for name in ("timestamp", "reported_at"))
         keys = {column: int(line.events[position, column]) for column in KEYS.values()}
+        told_minor.append(currencies.to_base(row["amount"], row["currency"]))
         assert tuple(line.events[position]) == outcome_row(
             Kind.FRAUD_LABEL,
             transaction_id=row["transaction_id"],
@@ -121,7 +126,10 @@ def test_labels_arrive_when_they_were_reported(frame: pl.DataFrame, currencies: 
             origin_ms=origin_ms,
             delta=1,
             keys=keys,
+            amount_minor=told_minor[-1] or 0,
         )
+    assert None in told_minor
+    assert len(set(told_minor)) > len(told_minor) / 2
 
 
 def test_at_equal_times_transactions_come_first_and_keep_their_order(currencies: CurrencyTable) -> None:

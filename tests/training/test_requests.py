@@ -43,6 +43,18 @@ def test_a_backfill_reads_the_events_that_training_sees(frame: pl.DataFrame) -> 
         assert [tokens[0], tokens[1]] == [row["card_id"], row["merchant_id"]]
 
 
+def test_a_reported_fraud_stands_for_itself(frame: pl.DataFrame) -> None:
+    """Where nobody knows its transaction any more, the label that it becomes still has the time and the amount."""
+    currencies = Bundle.load(SHIPPED_MODELS / "1.0.0").currencies
+    reports = [line for line in request_lines(frame) if b'"type"' in line]
+    history = read_history(reports, currencies, now_ms=NOW_MS)
+    labels = timeline(frame, currencies).events
+    labels = labels[labels[:, Column.KIND] == Kind.FRAUD_LABEL]
+    compared = [Column.KIND, Column.ID, Column.TIME, Column.ORIGIN, Column.DELTA, Column.AMOUNT]
+    np.testing.assert_array_equal(history.events[:, compared], labels[:, compared])
+    assert (labels[:, Column.AMOUNT] > 0).all()
+
+
 def test_the_command_writes_one_request_in_each_line(frame: pl.DataFrame, tmp_path: Path) -> None:
     """What stands in the file is what a service would be sent."""
     frame.write_parquet(tmp_path / "data.parquet")
