@@ -63,7 +63,7 @@ class Connection:
         while (end := received.find(b"\r\n\r\n")) < 0:
             received += self._receive()
         head = received[:end].lower()
-        length = int(head.partition(b"content-length:")[2].partition(b"\r\n")[0])
+        length = int(head.partition(b"\r\ncontent-length:")[2].partition(b"\r\n")[0])
         body = received[end + 4 :]
         while len(body) < length:
             body += self._receive()

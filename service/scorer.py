@@ -7,44 +7,32 @@ from dataclasses import dataclass
 from functools import reduce
 from math import isnan
 from operator import or_
-from typing import NamedTuple
 
 import numpy as np
 import orjson
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from service.batching import Batcher
+from service.backlog import Backlog, nothing_read
 from service.bundle import Bundle
 from service.compactor import Compactor
 from service.decision import Decision
 from service.errors import IdempotencyConflict
 from service.explain import Explainer, Reason
-from service.features.encoding import encode
-from service.features.entry import Column, transaction_row, void_row
-from service.features.kernel import ABSENT, DUPLICATE, RETRIED, UNAVAILABLE, UNKNOWN
+from service.features.entry import Column, transaction_row
+from service.features.kernel import DUPLICATE, UNAVAILABLE, UNKNOWN
 from service.features.online import Histories
 from service.layout import Layout, Logs, Tokens, tokens_of
+from service.ledger import Ledger
 from service.model import OnnxModel
 from service.parity import ParityMeter
 from service.response import Content, Response, ResponseWriter
-from service.stores.base import (
-    APPENDED_LATER,
-    NO_ANSWER,
-    NOWHERE,
-    Append,
-    DecisionRecord,
-    NewDecision,
-    Snapshot,
-    Store,
-)
+from service.stores.base import NO_ANSWER, DecisionRecord, NewDecision, Snapshot, Store
 from service.telemetry import Stage, Telemetry
 from service.threshold_store import ThresholdStore
 from service.thresholds import Ruling, Thresholds
 from service.transaction import Transaction, read_transaction, write_instant
 
-UNWRITTEN_AT_ONCE = 16
-MOST_UNWRITTEN = 10_000  # decisions of an overload that wait for their turn in the store: 30 MB
 LATE_MS = 7 * 24 * 3600 * 1000  # events later than this are not exact in every window; they are counted
 
 
@@ -122,13 +110,6 @@ class _Case(Struct, gc=False):
         return self.request.transaction.transaction_id
 
 
-class _Unwritten(NamedTuple):
-    """A decision that was made without the store."""
-
-    case: _Case
-    decision: NewDecision
-
-
 class _Verdict(Struct, frozen=True, gc=False):
     """What was found out about one case."""
 
@@ -169,7 +150,8 @@ class Scorer:
         """
         self._bundle = bundle
         self._plan = bundle.plan
-        self._layouts = (Layout(bundle.plan),) if prepared is None else (Layout(bundle.plan), prepared)
+        self._layout = Layout(bundle.plan)
+        self._ledger = Ledger(store, [self._layout] if prepared is None else [self._layout, prepared])
         self._model = model
         self._store = store
         self._thresholds = thresholds
@@ -178,14 +160,7 @@ class Scorer:
         self._explainer = Explainer(bundle, model)
         self._meter = ParityMeter(store, telemetry, share=parity_share, rest=parity_rest)
         self._compactor = Compactor(store, audits=self._meter.audits)
-        self._pending: dict[str, DecisionRecord] = {}  # by transaction id, what is not written down yet
-        self._unwritten = Batcher(  # little at a time: requests that can still be scored come first
-            self._write_down,
-            overflow=self._give_up_writing,
-            most_waiting=MOST_UNWRITTEN,
-            most_items=UNWRITTEN_AT_ONCE,
-            most_batches=1,
-        )
+        self._backlog = Backlog(store, self._ledger, telemetry)
         manifest = bundle.manifest
         self._score_thresholds = manifest.score_thresholds
         self._writer = ResponseWriter(name=manifest.name, version=manifest.version, sha256=bundle.model_sha256)
@@ -200,9 +175,7 @@ class Scorer:
         batch = list(cases.values())
         rows = np.array([case.row for case in batch], np.int64)
         watch.lap(Stage.READ)
-        logs, *prepared = await self._visit(batch, rows)
-        if self._pending:
-            self._recall(batch)
+        logs, *prepared = await self._enter(batch, rows)
         watch.lap(Stage.STORE)
         histories = logs.fold(rows)
         watch.lap(Stage.FOLD)
@@ -211,7 +184,9 @@ class Scorer:
             await self._decide([batch[index] for index in fresh], histories.at(fresh), watch)
         self._meter.observe(rows, logs, histories)
         folded = [(logs, histories), *((other, other.fold(rows)) for other in prepared)]
-        await self._take_back(batch, rows, folded)
+        decided = {place: case.record for place, case in enumerate(batch) if case.record is not None and not case.made}
+        if decided:
+            await self._ledger.take_back(rows, decided, folded)
         self._compact_later(folded)
         watch.stop()
         return [self._answer(request, cases[request.transaction.transaction_id]) for request in requests]
@@ -222,22 +197,11 @@ class Scorer:
         It is made without history, model and earlier decisions; those who come later find it as they find any other,
         since its entries and its record are written when its turn has come.
         """
-        pending = self._pending.get(request.transaction.transaction_id)
         case = self._case(request)
-        if pending is not None:
-            case.record = pending
-            return self._answer(request, case)
-        version = self._thresholds.current
-        ruling = version.thresholds.decide(
-            probability=None, amount_minor=case.amount_minor, transaction=request.transaction
-        )
-        verdict = _Verdict(None, ruling, (), ("overload", "idempotency"))
-        response = self._response(case, verdict, version.number, 0.0)
-        self._telemetry.observe_decision(ruling.decision, None, verdict.degraded)
-        decision = self._unseen(case, response)
-        self._pending[case.transaction_id] = decision.record
-        self._unwritten.enqueue(_Unwritten(case, decision), _nobody_waits)
-        return Answer(response.body, replayed=False)
+        case.record = self._backlog.find(case.transaction_id)
+        if case.record is None:
+            self._decide_unseen(case)
+        return self._answer(request, case)
 
     async def find_decision(self, transaction_id: str) -> StoredDecision | None:
         """A decision that is still held, with what the model saw; explained whatever it was.
@@ -249,7 +213,7 @@ class Scorer:
         if record is None:
             return None
         snapshot = await self._store.find_snapshot(transaction_id, record)
-        ours = record.spec == self._layouts[0].spec
+        ours = record.spec == self._layout.spec
         return StoredDecision(
             response=orjson.loads(record.response.body),
             revs=dict(zip(self._plan.entities, [None if rev < 0 else rev for rev in record.revs], strict=True))
@@ -260,7 +224,7 @@ class Scorer:
 
     async def close(self) -> None:
         """Let what runs in the background finish."""
-        await self._unwritten.close()
+        await self._backlog.close()
         await self._compactor.close()
         await self._meter.close()
 
@@ -271,31 +235,15 @@ class Scorer:
         row = transaction_row(transaction, arrival_ms=request.arrival_ms, amount_minor=amount_minor or 0)
         return _Case(request, amount_minor, tokens_of(transaction), row)
 
-    async def _visit(self, cases: Sequence[_Case], rows: NDArray[np.int64]) -> list[Logs]:
-        """Look for earlier decisions and add each transaction to its entities' logs, in one trip.
-
-        Returns the logs by layout. That of a replay is appended to as well: its fold ignores what was there before.
-        """
-        tokens = [case.tokens for case in cases]
-        keys = [layout.keys(tokens) for layout in self._layouts]
-        appends = [
-            append for layout, named in zip(self._layouts, keys, strict=True) for append in layout.appends(rows, named)
-        ]
-        visit = await self._store.visit(
-            [case.transaction_id for case in cases], appends, time_ms=int(rows[0, Column.TIME])
+    async def _enter(self, cases: Sequence[_Case], rows: NDArray[np.int64]) -> list[Logs]:
+        """Enter the transactions, and find earlier decisions, written down or not. Returns the logs by layout."""
+        found, logs = await self._ledger.enter(
+            [case.transaction_id for case in cases], [case.tokens for case in cases], rows
         )
-        for case, found in zip(cases, visit.records, strict=True):
-            case.record = found if isinstance(found, DecisionRecord) else None
-            case.unsure = found is NO_ANSWER
-        values, births_ms = iter(visit.logs), iter(visit.births_ms)
-        return [
-            Logs.arrange(layout, named, values, births_ms) for layout, named in zip(self._layouts, keys, strict=True)
-        ]
-
-    def _recall(self, cases: Sequence[_Case]) -> None:
-        """Find earlier decisions that are not written down yet."""
-        for case in cases:
-            case.record = case.record or self._pending.get(case.transaction_id)
+        for case, record in zip(cases, found, strict=True):
+            case.record = record if isinstance(record, DecisionRecord) else self._backlog.find(case.transaction_id)
+            case.unsure = record is NO_ANSWER
+        return logs
 
     async def _decide(self, cases: Sequence[_Case], histories: Histories, watch: "_Stopwatch") -> None:
         """Decide what nobody has decided yet."""
@@ -427,8 +375,9 @@ class Scorer:
             digest=case.request.digest,
             response=response,
             event_time_ms=case.row[Column.TIME],
+            amount_minor=case.row[Column.AMOUNT],
             tokens=case.tokens,
-            spec=self._layouts[0].spec,
+            spec=self._layout.spec,
             revs=revs,
         )
         return NewDecision(case.transaction_id, record, snapshot)
@@ -457,68 +406,19 @@ class Scorer:
         if late:
             self._telemetry.observe_late_event(times=int(late))
 
-    async def _write_down(self, unwritten: Sequence[_Unwritten]) -> list[None]:
-        """Do for decisions made without the store what is left to do there."""
-        cases = [case for case, _ in unwritten]
-        rows = np.array([case.row for case in cases], np.int64)
-        logs = await self._visit(cases, rows)
-        fresh = [(case, decision) for case, decision in unwritten if case.record is None]
-        standing = await self._store.put_decisions([decision for _, decision in fresh])
-        for (case, decision), record in zip(fresh, standing, strict=True):
-            case.made = record is None or record.response == decision.record.response
-            case.record = decision.record if record is None else record
-        self._store.keep([it for (_, it), record in zip(fresh, standing, strict=True) if record is None])
-        await self._take_back(cases, rows, [(each, each.fold(rows)) for each in logs])
-        for case in cases:
-            self._pending.pop(case.transaction_id, None)
-        return [None] * len(unwritten)
-
-    def _give_up_writing(self, unwritten: _Unwritten) -> None:
-        """Where too much waits it is left to the store, which has bounds of its own and counts what it drops."""
-        case, decision = unwritten
-        row = np.array([case.row], np.int64)
-        for layout in self._layouts:
-            self._store.defer(layout.appends(row, layout.keys([case.tokens])))
-        self._store.keep([decision])
-        self._pending.pop(case.transaction_id, None)
-
-    def _unseen(self, case: _Case, response: Response) -> NewDecision:
-        """A decision for which no history was read."""
-        named = [token is not None for token in self._layouts[0].named(case.tokens)]
-        return self._decision(
-            case,
-            response,
-            tuple(APPENDED_LATER if there else NOWHERE for there in named),
-            Snapshot(
-                case.request.body,
-                np.full(len(self._plan.numeric), np.nan, np.float32),
-                np.array(case.row, np.int64)[list(self._plan.categorical_columns)],
-                np.array([UNAVAILABLE if there else ABSENT for there in named], np.int64),
-            ),
+    def _decide_unseen(self, case: _Case) -> None:
+        """Decide by the fallback rule, and have it written down when there is time."""
+        version = self._thresholds.current
+        ruling = version.thresholds.decide(
+            probability=None, amount_minor=case.amount_minor, transaction=case.request.transaction
         )
-
-    async def _take_back(
-        self, cases: Sequence[_Case], rows: NDArray[np.int64], folded: Iterable[tuple[Logs, Histories]]
-    ) -> None:
-        """Take back what was counted for a transaction that had been decided before, or that is refused.
-
-        A log that remembers the id counted nothing. One that does not has counted it: for another entity than was
-        decided on, or a second time because its ring had forgotten the first.
-        """
-        voids = []
-        for logs, histories in folded:
-            for index, case in enumerate(cases):
-                if case.made or case.record is None:
-                    continue
-                for k, decided_on in enumerate(logs.layout.keys([case.record.tokens])):
-                    mine, rev = logs.keys[index * logs.layout.kinds + k], int(histories.revs[index, k])
-                    counted = rev >= 0 and not histories.findings[index, k] & (RETRIED | DUPLICATE)
-                    second = mine != decided_on or _is_second(case.record, logs.layout, k, rev)
-                    if mine is not None and counted and second:
-                        void = np.array(void_row(rows[index].tolist(), rev=rev), np.int64)
-                        voids.append(Append(mine, encode(logs.layout.plan, void, k)))
-        if voids:
-            await self._store.visit([], voids, time_ms=int(rows[0, Column.TIME]))
+        verdict = _Verdict(None, ruling, (), ("overload", "idempotency"))
+        response = self._response(case, verdict, version.number, 0.0)
+        revs, snapshot = nothing_read(self._layout, case.tokens, np.array(case.row, np.int64), case.request.body)
+        decision = self._decision(case, response, revs, snapshot)
+        case.record, case.made = decision.record, True
+        self._telemetry.observe_decision(ruling.decision, None, verdict.degraded)
+        self._backlog.add(case.row, decision)
 
     def _compact_later(self, folded: Iterable[tuple[Logs, Histories]]) -> None:
         for logs, histories in folded:
@@ -572,18 +472,6 @@ class _Stopwatch:
 def _became_unsure(case: _Case, verdict: _Verdict) -> bool:
     """Whether a decision could not be remembered, after it was found out."""
     return case.made and case.unsure and "idempotency" not in verdict.degraded
-
-
-def _nobody_waits(_: object) -> None:
-    """For what is done behind the answers."""
-
-
-def _is_second(record: DecisionRecord, layout: Layout, k: int, rev: int) -> bool:
-    """Whether what a log accepted at `rev` is a second entry beside the one that was decided on.
-
-    Where that one's place was never known it may still be on its way, and this one be it.
-    """
-    return record.spec == layout.spec and record.revs[k] not in {rev, NOWHERE}
 
 
 def _decision_id(request: ScoreRequest) -> str:

@@ -93,6 +93,11 @@ class Telemetry:
         self._outcomes = Counter(
             registry, "fraud_outcomes_total", "Outcomes taken into the histories, by type.", "type"
         )
+        self._unwritten = Counter(
+            registry,
+            "fraud_decisions_unwritten_total",
+            "Decisions made at once under overload that a defect kept from being written down; the log has it.",
+        )
         self._late_events = Counter(
             registry,
             "fraud_late_events_total",
@@ -167,6 +172,10 @@ class Telemetry:
     def observe_outcome(self, outcome_type: str) -> None:
         """An outcome was taken into the histories."""
         self._outcomes.add(outcome_type)
+
+    def observe_unwritten(self, times: int) -> None:
+        """Decisions made at once could not be written down."""
+        self._unwritten.add(times=times)
 
     def observe_late_event(self, times: int = 1) -> None:
         """A transaction arrived more than 7 days behind its entity's newest; or several did."""

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from service.batching import MOST_BATCHES, MOST_ITEMS, Batcher
+from service.batching import LATE, MOST_BATCHES, MOST_ITEMS, Batcher
 
 
 class Doubler:
@@ -139,3 +139,96 @@ def test_an_error_that_stands_for_a_result_is_raised_to_its_owner_only() -> None
         assert [type(result) for result in results] == [ValueError, int]
 
     asyncio.run(act())
+
+
+def test_whoever_comes_while_a_batch_gives_way_is_done_before_it() -> None:
+    """A lone item needs one turn to leave its queue and one to be done; items that can wait let it pass."""
+
+    async def act() -> None:
+        doubler = Doubler()
+        bulk = Batcher(doubler.double, overflow=refuse, most_waiting=MOST_ITEMS, turns_for_others=3)
+        lone = Batcher(doubler.double, overflow=refuse, most_waiting=MOST_ITEMS)
+        can_wait = bulk.submit(1)
+        await asyncio.sleep(0)  # now its batch is under way
+        assert await lone.submit(2) == 4
+        assert await can_wait == 2
+        assert doubler.batches == [[2], [1]]
+
+    asyncio.run(act())
+
+
+def test_nobody_waits_behind_a_batch_that_is_late() -> None:
+    """One that comes while it is not waits for it, and leaves with the one that comes when it is."""
+
+    async def act() -> None:
+        doubler, now_s = Doubler(), 0.0
+        batcher = Batcher(doubler.double, overflow=refuse, most_waiting=MOST_ITEMS, clock=lambda: now_s)
+        doubler.gate.clear()
+        usual = [batcher.submit(number) for number in (1, 2, 3)]
+        await asyncio.sleep(0)
+        now_s += 1
+        doubler.gate.set()
+        await asyncio.gather(*usual)
+        doubler.gate.clear()
+        stuck = [batcher.submit(number) for number in (4, 5, 6)]
+        await asyncio.sleep(0)
+        now_s += LATE
+        waits = batcher.submit(7)
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert doubler.batches == [[1, 2, 3], [4, 5, 6]]
+        now_s += 0.1
+        leaves = batcher.submit(8)
+        for _ in range(2):
+            await asyncio.sleep(0)
+        assert doubler.batches == [[1, 2, 3], [4, 5, 6], [7, 8]]
+        doubler.gate.set()
+        assert await asyncio.gather(*stuck, waits, leaves) == [8, 10, 12, 14, 16]
+
+    asyncio.run(act())
+
+
+@pytest.mark.parametrize(
+    ("clients", "store_turns", "most"), [(8, 10, 110), (8, 100, 100), (32, 10, 215), (32, 100, 110)]
+)
+def test_clients_who_come_back_one_by_one_share_batches(clients: int, store_turns: int, most: int) -> None:
+    """Where each left at once there were a third more batches; that nobody waits behind a late one costs none."""
+    batches = asyncio.run(batches_of(clients, store_turns, is_late_possible=False))
+    assert batches <= most
+    assert asyncio.run(batches_of(clients, store_turns, is_late_possible=True)) == batches
+
+
+ROUNDS = 40  # requests of a client
+
+
+async def batches_of(clients: int, store_turns: int, *, is_late_possible: bool) -> int:
+    """How many batches are made where the store takes so many turns, and in each turn one client asks again."""
+    turns, batches = 0, 0
+
+    async def tick() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async def handle(numbers: Sequence[int]) -> Sequence[int]:
+        nonlocal batches
+        batches += 1
+        for _ in range(store_turns):
+            await asyncio.sleep(0)
+        return numbers
+
+    batcher: Batcher[int, int] = Batcher(
+        handle, overflow=refuse, most_waiting=MOST_ITEMS, clock=lambda: turns if is_late_possible else 0
+    )
+
+    async def ask(number: int) -> None:
+        for _ in range(ROUNDS):
+            await batcher.submit(number)
+            for _ in range(number):
+                await asyncio.sleep(0)
+
+    ticking = asyncio.create_task(tick())
+    await asyncio.gather(*map(ask, range(clients)))
+    ticking.cancel()
+    return batches

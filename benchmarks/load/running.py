@@ -14,7 +14,7 @@ from benchmarks.features.server import Server, running_server
 from benchmarks.load.contender import Contender
 from benchmarks.load.places import Places, pin_to
 from benchmarks.load.prepared import Supply
-from benchmarks.load.processes import members_of_session
+from benchmarks.load.processes import family, members_of_session
 from benchmarks.measure import OK, RequestRefused
 from benchmarks.serving import PROJECT, Address, ServiceFailed, clean_environment, free_port
 
@@ -142,15 +142,25 @@ def _end(contender: Contender, process: "subprocess.Popen[bytes]", log: Path) ->
 
 
 def _kill(process: "subprocess.Popen[bytes]") -> None:
-    """Leave nothing of it: it was started as the head of a session, so what it started bears its number."""
+    """Leave nothing of it: it was started as the head of a session, so what it started bears its number.
+
+    What has begun a session of its own, as BentoML's worker does, is known by its parents as long as these live.
+    """
+    below = [] if process.poll() is not None else family(process.pid)[1:]
     process.kill()  # does nothing to one that has ended
     process.wait()
+    for pid in below:
+        _kill_hard(pid)
     deadline_s = time.monotonic() + KILLED_WITHIN_S
     while (left := members_of_session(process.pid)) and time.monotonic() < deadline_s:
         for pid in left:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+            _kill_hard(pid)
         time.sleep(_LOOK_EVERY_S)
+
+
+def _kill_hard(pid: int) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
 
 
 def _tail(log: Path) -> str:

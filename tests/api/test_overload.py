@@ -3,18 +3,21 @@
 import asyncio
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
 import httpx
 import pytest
+from structlog.testing import capture_logs
 
 from service.api.schemas import ScoreResponse
+from service.backlog import WRITTEN_AT_ONCE, Backlog
 from service.batching import MOST_BATCHES, Batcher
 from service.scorer import Answer
 from service.settings import Settings
+from service.stores.base import Append, Visit
 from service.stores.memory import MemoryStore
 from tests.api.test_score import transaction
 from tests.conftest import ARRIVAL_MS
@@ -137,16 +140,59 @@ def test_a_fallback_counts_even_if_too_many_wait_to_be_written(small_bundle: Pat
         store = MemoryStore(max_entities=100, max_decisions=100)
         one = scoring(small_bundle, store, tmp_path)
         scorer = one.scorer
-        scorer._unwritten = Batcher(
-            scorer._write_down, overflow=scorer._give_up_writing, most_waiting=0, most_batches=0
-        )
+        scorer._backlog = Backlog(store, scorer._ledger, one.telemetry, most_waiting=0)
         await one.score(payment("first", seconds=-(10**7)))
-        scorer.decide_at_once(payment("second"))
-        await one.score(payment("third", seconds=1))
+        for number in range(2 * WRITTEN_AT_ONCE):
+            scorer.decide_at_once(payment(f"tx-{number}"))
+        assert len(scorer._backlog) == WRITTEN_AT_ONCE
         await scorer.close()
-        assert (await one.features("third"))["card_count_1h"] == 1
+        await one.score(payment("last", seconds=1))
+        assert (await one.features("last"))["card_count_1h"] == 2 * WRITTEN_AT_ONCE
 
     asyncio.run(act())
+
+
+@pytest.mark.parametrize("most_waiting", [0, 100])
+def test_a_defect_in_the_writing_is_heard(small_bundle: Path, tmp_path: Path, most_waiting: int) -> None:
+    """It is logged and counted for each decision it hits, which waits no longer; those that come later are written."""
+
+    async def act() -> None:
+        store = Defective(max_entities=100, max_decisions=100)
+        one = scoring(small_bundle, store, tmp_path)
+        scorer = one.scorer
+        scorer._backlog = Backlog(store, scorer._ledger, one.telemetry, most_waiting=most_waiting)
+        with capture_logs() as logged:
+            for number in range(WRITTEN_AT_ONCE + 1):
+                scorer.decide_at_once(payment(f"lost-{number}"))
+            await scorer.close()
+        assert {line["event"] for line in logged} == {"backlog_not_written"}
+        assert sum(line["decisions"] for line in logged) == WRITTEN_AT_ONCE + 1
+        assert one.metric("fraud_decisions_unwritten_total") == WRITTEN_AT_ONCE + 1
+        assert len(scorer._backlog) == 0
+        store.defects = False
+        given = scorer.decide_at_once(payment("kept"))
+        await scorer.close()
+        assert isinstance(given, Answer)
+        assert (await one.score(payment("kept"))).body == given.body
+        assert not (await one.score(payment("lost-0"))).replayed
+
+    asyncio.run(act())
+
+
+class Defective(MemoryStore):
+    """A store with a programmer's mistake in all that writes, until it is mended."""
+
+    defects = True
+
+    async def visit(self, transaction_ids: Sequence[str], appends: Sequence[Append], *, time_ms: int) -> Visit:
+        """Fail."""
+        assert not self.defects
+        return await super().visit(transaction_ids, appends, time_ms=time_ms)
+
+    def defer(self, appends: Sequence[Append]) -> None:
+        """Fail."""
+        assert not self.defects
+        super().defer(appends)
 
 
 def test_a_decision_that_is_asked_for_again_in_the_crowd_counts_once(busy: Service, new_id: NewId) -> None:
@@ -175,8 +221,7 @@ def test_another_request_under_a_used_id_does_not_count_in_the_crowd_either(busy
 
 def settled(service: Service) -> None:
     """Wait until all that was decided at once is written down."""
-    unwritten = service.running.scorer._unwritten
-    wait_until(lambda: not unwritten._queue and not unwritten._under_way)
+    wait_until(lambda: len(service.running.scorer._backlog) == 0)
 
 
 def test_an_outcome_of_a_fallback_finds_its_transaction(busy: Service, new_id: NewId) -> None:

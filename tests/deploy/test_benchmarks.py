@@ -101,8 +101,8 @@ def test_latency_is_summarised_by_percentiles() -> None:
 
 
 def test_a_reply_is_read_whole_however_it_arrives() -> None:
-    """Byte by byte is the same as at once; a connection that closes in between is an error."""
-    reply = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nbody"
+    """Byte by byte is the same as at once, by its own length; a connection that closes in between is an error."""
+    reply = b"HTTP/1.1 200 OK\r\nInference-Header-Content-Length: 2\r\nContent-Length: 4\r\n\r\nbody"
     with socket.create_server(("127.0.0.1", 0)) as server:
         thread = threading.Thread(target=answer_in_pieces, args=(server, reply))
         thread.start()

@@ -38,7 +38,7 @@ from benchmarks.load.open_loop import LAG_MS, OpenLoop, open_loop
 from benchmarks.load.page import Goal, contest_goals, peer_goals, ranged
 from benchmarks.load.places import Places, choose_places
 from benchmarks.load.prepared import PaymentsUsedUp, Supply
-from benchmarks.load.processes import cpu_s, family, members_of_session, peak_mb, pss_mb
+from benchmarks.load.processes import ENDED, cpu_s, family, members_of_session, peak_mb, pss_mb
 from benchmarks.load.running import running_contender
 from benchmarks.load.scale import ENTITIES, Extent, grouped, history
 from benchmarks.load.workload import Workload
@@ -233,22 +233,35 @@ def test_processor_time_is_that_of_the_whole_family() -> None:
 
 
 @on_linux
-def test_nothing_is_left_of_a_contender_that_ends_badly(workload: Workload, tmp_path: Path) -> None:
-    """One that has a child and does not end when told is killed with it, and named."""
+@pytest.mark.parametrize("own_session", [False, True])
+def test_nothing_is_left_of_a_contender_that_ends_badly(workload: Workload, tmp_path: Path, own_session: bool) -> None:  # noqa: FBT001 - a parameter of the test
+    """One that has a child and does not end when told is killed with it, be it in another session, and named."""
     code = (
         "import http.server, signal, subprocess, sys\n"
         "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
-        "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
+        f"subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'], start_new_session={own_session})\n"
         "http.server.test(http.server.SimpleHTTPRequestHandler, port=int(sys.argv[1]), bind='127.0.0.1')"
     )
     deaf = replace(raw_asgi(), name="deaf", command=lambda port: [sys.executable, "-c", code, str(port)])
     deaf = replace(deaf, ends_within_s=0.5)
     running = running_contender(deaf, workload.supply(deaf, tmp_path), ANYWHERE, directory=tmp_path)
     one = running.__enter__()
-    assert len(members_of_session(one.pid)) == 2
+    started = family(one.pid)
+    assert len(started) == 2
     with pytest.raises(ServiceFailed, match=r"deaf did not end in 0\.5 s"):
         running.__exit__(None, None, None)
-    assert members_of_session(one.pid) == []
+    ended_by_s = time.monotonic() + 20
+    while left := [pid for pid in started if is_running(pid)]:  # its own parent has ended, so init asks how it did
+        assert time.monotonic() < ended_by_s, left
+        time.sleep(0.01)
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process has not ended, nor is one that nobody has asked yet how."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] not in ENDED
+    except FileNotFoundError:
+        return False
 
 
 def test_a_contender_that_does_not_start_says_why(workload: Workload, tmp_path: Path) -> None:
