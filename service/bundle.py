@@ -47,6 +47,21 @@ class Loss(_Part):
     beta: Finite  # share of the legitimate transactions that were kept in fitting
 
 
+class Sampler(_Part):
+    """Over which rows the network was fitted."""
+
+    name: Literal["none", "undersample", "smote"]
+    inexact: str | None  # why nothing undoes it exactly; None where the graph does
+
+
+class CalibrationLine(_Part):
+    """The line in log-odds behind the closed form, and how it was found; slope 1 and intercept 0 for `none`."""
+
+    method: Literal["none", "temperature", "platt"]
+    slope: Finite
+    intercept: Finite
+
+
 class TrainingData(_Part):
     """What the model was fitted on."""
 
@@ -66,11 +81,44 @@ class Calibration(_Part):
     log_loss: Finite
 
 
+class Figures(_Part):
+    """How well the served model ranked some rows, and how far its probabilities were from frequencies there.
+
+    Recall is at the false-positive rate of these very rows. `error_by_chance` is the calibration error that labels
+    drawn from the probabilities themselves would show on average: an error near it says nothing against them.
+    """
+
+    average_precision: Finite
+    recall_at_fpr_0_001: Finite
+    recall_at_fpr_0_005: Finite
+    expected_calibration_error: Finite
+    error_by_chance: Finite
+    brier: Finite
+
+
+class Segment(_Part):
+    """Some of the certificate's rows, by something known before the decision."""
+
+    by: str  # channel, amount, card, ...
+    name: str
+    rows: int
+    frauds: int
+    expected_frauds: Finite  # the sum of the probabilities
+    figures: Figures | None  # None: too few rows of a class to say anything
+
+
+class Degraded(_Part):
+    """All of the certificate's rows, with the history of some entities hidden as when the store cannot be reached."""
+
+    without: tuple[str, ...]  # entities of the spec; none for comparison
+    figures: Figures
+
+
 class Certificate(_Part):
     """The evidence that the served number is a probability.
 
     `raw` is the sigmoid of the network's logit, `recovered` has the loss undone in closed form, `served` has the
-    affine step on top. All on the same rows.
+    affine step on top. All on the same rows. Bundles from before there were segments have none.
     """
 
     rows: int
@@ -81,6 +129,8 @@ class Certificate(_Part):
     raw: Calibration
     recovered: Calibration
     served: Calibration
+    segments: tuple[Segment, ...] = ()
+    degraded: tuple[Degraded, ...] = ()
 
 
 class ReasonGroup(_Part):
@@ -115,6 +165,8 @@ class Manifest(BaseModel):
     numeric: tuple[str, ...]
     categorical: tuple[str, ...]
     loss: Loss
+    sampler: Sampler | None = None  # None: from before it was recorded
+    calibration: CalibrationLine | None = None  # the same
     class_prior: Finite
     training_data: TrainingData
     metrics: Mapping[str, Finite]

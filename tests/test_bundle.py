@@ -42,6 +42,17 @@ def test_what_was_written_is_what_is_loaded(small_bundle: Path) -> None:
     OnnxModel.load(bundle)
 
 
+def test_a_bundle_from_before_segments_were_certified_is_loaded(copy: Path) -> None:
+    """What later versions added to the manifest may be missing; it then says that nothing is known."""
+    document = json.loads((copy / MANIFEST).read_bytes())
+    added = {"sampler", "calibration"}, {"segments", "degraded"}
+    document["certificate"] = {key: value for key, value in document["certificate"].items() if key not in added[1]}
+    (copy / MANIFEST).write_text(json.dumps({key: value for key, value in document.items() if key not in added[0]}))
+    manifest = Bundle.load(copy).manifest
+    assert (manifest.sampler, manifest.calibration) == (None, None)
+    assert (manifest.certificate.segments, manifest.certificate.degraded) == ((), ())
+
+
 @pytest.mark.parametrize("name", [*SERVED_FILES, MANIFEST])
 def test_a_missing_file_is_refused_by_name(copy: Path, name: str) -> None:
     """The message says which file."""

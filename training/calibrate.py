@@ -1,20 +1,23 @@
-"""From a fitted network to probabilities: the line in log-odds, the certificate, the score table."""
+"""From recovered log-odds to what is served: the choice of a line, and the table of scores."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from service.bundle import Calibration, Certificate
 from service.errors import DataInvalid
-from training.metrics import brier, expected_calibration_error, log_loss
+from training.calibrators import IDENTITY, LINES, Line, LineMethod, cross_entropy, probability_of
 
 Reals = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 
+BLOCKS = 5
+"""Parts of the calibration slice, each judged by what was fitted to the others. Whole stretches of time: a fraud's
+neighbours in time are often its siblings, and a random draw would put them on both sides."""
+
 SCORES = 999
-CERTIFICATE_BINS = 20  # of equal mass
 RANK_OF_LAST_COUNT = 20
 """Beyond the 20th-highest legitimate transaction a count is mostly chance, so the table follows a line instead."""
 
@@ -23,89 +26,55 @@ RANK_OF_FIRST_LINE_POINT = 400
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
-    """log-odds served = slope · log-odds recovered + intercept (Platt 1999)."""
+class Chosen:
+    """The line that is served, and which row of the table of lines it is."""
 
-    slope: float
-    intercept: float
-
-
-IDENTITY = Line(1.0, 0.0)
+    method: LineMethod
+    line: Line
 
 
-def calibration_line(logits: Reals, labels: Mask) -> Line:
-    """The line to put behind the closed form, or the identity if a line would not have helped.
+def choose_line(log_odds: Reals, labels: Mask, method: LineMethod | Literal["auto"]) -> Chosen:
+    """The line to put behind the closed form.
 
-    The closed form is exact only at the loss's minimiser; a line in log-odds takes up what is left. It is fitted to
-    the first half of the slice and judged on the second, and only what lowers the log loss there is fitted again to
-    the whole.
+    The closed form is exact only at the loss's minimiser; a line takes up what is left, if it is more than chance.
+    `auto` cross-validates every line over five stretches of time and takes the one with the lowest log loss on rows it
+    was not fitted to, provided that it beats no line by more than the standard error of the difference: the closed form
+    follows from the loss, a line has to be shown.
 
     Args:
-        logits: (n,) recovered log-odds, in the order of time.
+        log_odds: (n,) recovered log-odds of the calibration slice, in the order of time.
         labels: (n,) fraud or not.
+        method: which line, or how to find it.
+
+    Raises:
+        DataInvalid: a line was asked for by name and would turn the ranking around.
     """
-    half = len(logits) // 2
-    early, late = labels[:half], labels[half:]
-    if not (_both_classes(early) and _both_classes(late)):
-        return IDENTITY
-    trial = fit_line(logits[:half], early)
-    without = log_loss(late, _probability(logits[half:]))
-    with_line = log_loss(late, _probability(trial.slope * logits[half:] + trial.intercept))
-    if trial.slope <= 0 or with_line >= without:
-        return IDENTITY
-    line = fit_line(logits, labels)
-    return line if line.slope > 0 else IDENTITY
+    if method == "auto":
+        method = _best_unseen(log_odds, labels)
+    line = LINES[method](log_odds, labels)
+    if not line.rises:
+        raise DataInvalid(
+            f"calibration by {method} has slope {line.slope:.3g}: the network ranks the calibration slice backwards"
+        )
+    return Chosen(method, line)
 
 
-def fit_line(logits: Reals, labels: Mask) -> Line:
-    """Maximum-likelihood logistic regression on one input, by Newton's method with step halving."""
-    target = labels.astype(np.float64)
-    inputs = np.stack([logits.astype(np.float64), np.ones(len(logits))])
-    at = np.array([1.0, 0.0])
-    for _ in range(100):
-        p = _probability(at @ inputs)
-        slope = inputs @ (p - target)
-        curvature = (inputs * (p * (1 - p))) @ inputs.T + 1e-9 * np.eye(2)
-        step = np.linalg.solve(curvature, slope)
-        before = _cross_entropy(at @ inputs, target)
-        while _cross_entropy((at - step) @ inputs, target) > before and np.abs(step).max() > 1e-12:  # noqa: PLR2004 - float64
-            step /= 2
-        at = at - step
-        if np.abs(step).max() < 1e-10:  # noqa: PLR2004 - converged
-            break
-    return Line(float(at[0]), float(at[1]))
+def _best_unseen(log_odds: Reals, labels: Mask) -> LineMethod:
+    losses = {method: _unseen_losses(log_odds, labels, method) for method in LINES}
+    without = losses["none"]
+    best = min(losses, key=lambda method: float(losses[method].mean()))
+    gain = without - losses[best]
+    return best if gain.mean() > gain.std() / len(gain) ** 0.5 else "none"
 
 
-def certify(
-    labels: Mask, event_time_ms: npt.NDArray[np.int64], *, raw: Reals, recovered: Reals, served: Reals
-) -> Certificate:
-    """Measure three probabilities on rows that nothing was fitted to.
-
-    Args:
-        labels: (n,) fraud or not.
-        event_time_ms: (n,) UTC epoch milliseconds.
-        raw: (n,) the logistic function of the network's own output.
-        recovered: (n,) after the closed form.
-        served: (n,) after the line.
-    """
-    return Certificate(
-        rows=len(labels),
-        frauds=int(labels.sum()),
-        first_event_time_ms=int(event_time_ms.min()),
-        last_event_time_ms=int(event_time_ms.max()),
-        bins=CERTIFICATE_BINS,
-        raw=_calibration(labels, raw),
-        recovered=_calibration(labels, recovered),
-        served=_calibration(labels, served),
-    )
-
-
-def _calibration(labels: Mask, probabilities: Reals) -> Calibration:
-    return Calibration(
-        expected_calibration_error=expected_calibration_error(labels, probabilities, CERTIFICATE_BINS),
-        brier=brier(labels, probabilities),
-        log_loss=log_loss(labels, probabilities),
-    )
+def _unseen_losses(log_odds: Reals, labels: Mask, method: LineMethod) -> Reals:
+    """(n,) cross-entropy of each row under the line fitted to the other stretches; infinite if that cannot be."""
+    losses = np.empty(len(labels))
+    for block in np.array_split(np.arange(len(labels)), BLOCKS):
+        others = np.delete(np.arange(len(labels)), block)
+        line = LINES[method](log_odds[others], labels[others]) if _both_classes(labels[others]) else IDENTITY
+        losses[block] = cross_entropy(line(log_odds[block]), labels[block]) if line.rises else np.inf
+    return losses
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,17 +130,8 @@ def _continued(legitimate_logits: Reals, total: int, scores: npt.NDArray[np.int6
     reach = float(away @ away)
     rise = float(away @ (scores_at_rank - anchor_score)) / reach if reach > 0 else 0.0
     rise = max(rise, 1.0)  # at least one point per unit of log-odds: ties must not make the line vertical or fall
-    return _probability(anchor_logit + (scores - anchor_score) / rise).astype(np.float32)
+    return probability_of(anchor_logit + (scores - anchor_score) / rise).astype(np.float32)
 
 
 def _both_classes(labels: Mask) -> bool:
     return bool(labels.any()) and not bool(labels.all())
-
-
-def _probability(logits: Reals) -> Reals:
-    result: Reals = 1 / (1 + np.exp(-np.clip(logits, -80, 80)))
-    return result
-
-
-def _cross_entropy(logits: Reals, target: Reals) -> float:
-    return float((np.logaddexp(0, logits) - target * logits).mean())

@@ -10,6 +10,7 @@ from service.currency import CurrencyTable, parse_currency_table
 from service.errors import DataInvalid
 from service.features.plan import Plan, compile_plan
 from service.features.spec import parse_spec
+from training.calibrators import LineMethod
 from training.losses import LossName
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -102,6 +103,14 @@ class NetworkConfig(_Section):
     )
 
 
+class CalibrationConfig(_Section):
+    """What stands between the closed form and the served probability. docs/calibration.md compares the choices."""
+
+    method: LineMethod | Literal["auto"] = Field(
+        "auto", description="auto: by cross-validation in the calibration slice. none where that slice has few frauds."
+    )
+
+
 class CostConfig(_Section):
     """What decisions cost, in minor units of the base currency; thresholds are where two decisions cost the same."""
 
@@ -144,6 +153,7 @@ class FitConfig(_Section):
     loss: LossConfig = LossConfig()
     sampler: SamplerConfig = UndersampleConfig()
     network: NetworkConfig = NetworkConfig()
+    calibration: CalibrationConfig = CalibrationConfig()
     costs: CostConfig = CostConfig()
     reasons: list[ReasonConfig] = []
 

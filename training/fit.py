@@ -9,12 +9,22 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from service.bundle import Certificate, Loss, Manifest, ReasonGroup, TrainingData
+from service.bundle import CalibrationLine, Certificate, Loss, Manifest, ReasonGroup, Sampler, TrainingData
 from service.currency import CurrencyTable
 from service.features.plan import Plan
 from service.model import OnnxModel, Provider
 from service.version import VERSION
-from training.calibrate import ScoreTable, calibration_line, certify, score_table
+from training.calibrate import Chosen, ScoreTable, choose_line, score_table
+from training.calibrators import Reals, probability_of
+from training.certificate import (
+    Answers,
+    Compared,
+    Score,
+    certify,
+    certify_degraded,
+    certify_segments,
+    compare_calibrators,
+)
 from training.config import FitConfig
 from training.evaluate import ranking
 from training.examples import Examples
@@ -29,7 +39,7 @@ from training.export import (
     write_bundle,
 )
 from training.model_card import model_card
-from training.network import Floats, ServedModel, probability_of, raw_logits
+from training.network import INFERENCE_ROWS, Codes, Floats, ServedModel, raw_logits
 from training.operating_points import Document, operating_points
 from training.optimise import Part, Trained, train
 from training.report import Period, ReportData, Setting, render
@@ -66,7 +76,8 @@ def fit(
         The bundle's directory.
 
     Raises:
-        DataInvalid: a part of the time axis lacks one of the classes.
+        DataInvalid: a part of the time axis lacks one of the classes, or the configured calibration would turn the
+            ranking around.
         BundleInvalid: the result is not what the service would accept.
     """
     plan, currencies = config.read_plan(), config.read_currencies()
@@ -78,16 +89,27 @@ def fit(
         tick=tick,
     )  # fmt: skip
     say(f"average precision by epoch on the tuning slice: {' '.join(f'{ap:.4f}' for ap in trained.average_precisions)}")
-    model = calibrate(trained, examples, split.calibrate)
+    chosen, model = calibrate(trained, examples, split.calibrate, config)
+    say(f"calibrated by {chosen.method}: slope {chosen.line.slope:.4f}, intercept {chosen.line.intercept:.4f}")
     graph = to_onnx(model, len(plan.numeric), len(plan.categorical))
     say(f"exported {len(graph):,} bytes of ONNX; measuring on the test slice")
-    served = _Served.of(graph, model, examples, plan)
+    score = _in_batches(OnnxModel.from_bytes(graph, len(plan.numeric), len(plan.categorical), provider=Provider.CPU))
+    served = _Served.of(score, model, examples)
     table = score_table(
         served.logit[split.calibrate.rows], served.probability[split.calibrate.rows], split.calibrate.labels
     )
     points = _operating_points(served, examples, split.calibrate, config, currencies)
-    certificate, metrics = measure(served, examples, split.test)
-    made = _Made(config, plan, examples, split, trained, served, table, points, certificate, metrics, source)
+    certificate, metrics = measure(
+        served, examples, split.test, plan, currency=currencies.base, score=score, seed=config.seed
+    )
+    compared = compare_calibrators(
+        (served.recovered[split.calibrate.rows], split.calibrate.labels),
+        (served.recovered[split.test.rows], split.test.labels),
+        config.seed,
+    )
+    made = _Made(
+        config, plan, examples, split, trained, chosen, served, table, points, certificate, compared, metrics, source
+    )
     report = _report_data(made, command)
     files = bundle_files(
         graph=graph, features=config.features.read_bytes(), currencies=currencies, thresholds=points,
@@ -105,65 +127,99 @@ def fit(
     return out / config.version
 
 
-def calibrate(trained: Trained, examples: Examples, part: Slice) -> ServedModel:
-    """Undo the loss in closed form, then fit the line in log-odds that is left, on rows later than the fit."""
+def calibrate(trained: Trained, examples: Examples, part: Slice, config: FitConfig) -> tuple[Chosen, ServedModel]:
+    """Undo the loss in closed form, then fit the line in log-odds that is left, on rows later than the fit.
+
+    Raises:
+        DataInvalid: the configured line would turn the ranking around.
+    """
     undone = ServedModel(trained.network, gamma=trained.loss.gamma, alpha=trained.loss.alpha, beta=trained.beta)
     raw = raw_logits(trained.network, examples.numeric[part.rows], examples.categorical[part.rows])
-    with torch.no_grad():
-        recovered = undone.corrected(torch.from_numpy(raw)).numpy().astype(np.float64)
-    line = calibration_line(recovered, part.labels)
-    return ServedModel(
+    chosen = choose_line(_recovered(undone, raw), part.labels, config.calibration.method)
+    return chosen, ServedModel(
         trained.network,
         gamma=trained.loss.gamma,
         alpha=trained.loss.alpha,
         beta=trained.beta,
-        slope=line.slope,
-        intercept=line.intercept,
+        slope=chosen.line.slope,
+        intercept=chosen.line.intercept,
     )
 
 
-def measure(served: "_Served", examples: Examples, part: Slice) -> tuple[Certificate, dict[str, float]]:
+def measure(
+    served: "_Served",
+    examples: Examples,
+    part: Slice,
+    plan: Plan,
+    *,
+    currency: str,
+    score: Score,
+    seed: int,
+) -> tuple[Certificate, dict[str, float]]:
     """The certificate and the figures of the slice that nothing was fitted to."""
     rows, labels = part.rows, part.labels
-    probability = served.probability[rows].astype(np.float64)
-    certificate = certify(
+    answers = Answers(labels, served.logit[rows], served.probability[rows])
+    whole = certify(
         labels,
         examples.event_time_ms[rows],
         raw=served.raw[rows].astype(np.float64),
-        recovered=served.recovered[rows].astype(np.float64),
-        served=probability,
+        recovered=probability_of(served.recovered[rows]),
+        served=answers.probability.astype(np.float64),
     )
+    segments = certify_segments(answers, plan, examples, rows, currency=currency, seed=seed)
+    numeric, categorical = examples.numeric[rows], examples.categorical[rows]
+    degraded = certify_degraded(labels, plan, numeric, categorical, score=score, seed=seed)
     metrics = {
-        **ranking(examples, rows, labels, served.logit[rows]),
-        "expected_calibration_error": certificate.served.expected_calibration_error,
-        "expected_calibration_error_raw": certificate.raw.expected_calibration_error,
-        "brier": certificate.served.brier,
+        **ranking(examples, rows, labels, answers.logit),
+        "expected_calibration_error": whole.served.expected_calibration_error,
+        "expected_calibration_error_raw": whole.raw.expected_calibration_error,
+        "brier": whole.served.brier,
         "prevalence": float(labels.mean()),
     }
-    return certificate, metrics
+    return whole.model_copy(update={"segments": segments, "degraded": degraded}), metrics
 
 
 @dataclass(frozen=True, slots=True)
 class _Served:
-    """What the exported graph says about every example, beside the stages before it. All float32 (n,)."""
+    """What the exported graph says about every example, beside the stages before it. All (n,).
+
+    Attributes:
+        raw: the logistic function of the network's own logit.
+        recovered: log-odds after the closed form.
+        logit: log-odds as served.
+        probability: as served.
+    """
 
     raw: Floats
-    recovered: Floats
+    recovered: Reals
     logit: Floats
     probability: Floats
 
     @classmethod
-    def of(cls, graph: bytes, model: ServedModel, examples: Examples, plan: Plan) -> "_Served":
+    def of(cls, score: Score, model: ServedModel, examples: Examples) -> "_Served":
         raw = raw_logits(model.network, examples.numeric, examples.categorical)
-        with torch.no_grad():
-            recovered = probability_of(model.corrected(torch.from_numpy(raw))).numpy()
-        session = OnnxModel.from_bytes(graph, len(plan.numeric), len(plan.categorical), provider=Provider.CPU)
-        parts = [
-            session.run(examples.numeric[rows], examples.categorical[rows])
-            for rows in (slice(start, start + 16_384) for start in range(0, len(examples.numeric), 16_384))
-        ]
-        logit, probability = (np.concatenate(pieces) for pieces in zip(*parts, strict=True))
-        return cls(probability_of(torch.from_numpy(raw)).numpy(), recovered, logit, probability)
+        logit, probability = score(examples.numeric, examples.categorical)
+        stated = probability_of(raw.astype(np.float64)).astype(np.float32)
+        return cls(stated, _recovered(model, raw), logit, probability)
+
+
+def _recovered(model: ServedModel, raw: Floats) -> Reals:
+    """Log-odds after the closed form, (n,), from the network's own logits."""
+    with torch.no_grad():
+        recovered: Reals = model.corrected(torch.from_numpy(raw)).numpy().astype(np.float64)
+    return recovered
+
+
+def _in_batches(session: OnnxModel) -> Score:
+    """A session that takes tables of any length."""
+
+    def score(numeric: Floats, categorical: Codes) -> tuple[Floats, Floats]:
+        batches = (slice(start, start + INFERENCE_ROWS) for start in range(0, len(numeric), INFERENCE_ROWS))
+        answers = [session.run(numeric[rows], categorical[rows]) for rows in batches]
+        logit, probability = (np.concatenate(parts) for parts in zip(*answers, strict=True))
+        return logit, probability
+
+    return score
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,10 +231,12 @@ class _Made:
     examples: Examples
     split: Split
     trained: Trained
+    chosen: Chosen
     served: _Served
     table: ScoreTable
     points: Document
     certificate: Certificate
+    compared: tuple[Compared, ...]
     metrics: Mapping[str, float]
     source: str
 
@@ -214,7 +272,10 @@ def _report_data(made: _Made, command: str) -> ReportData:
         typology=examples.typology[rows],
         base_currency=made.points["currency"],
         loss=f"{loss.name} (gamma {loss.gamma:g}, alpha {alpha})",
+        inexact=made.trained.correction.inexact,
+        calibrated_by=made.chosen.method,
         certificate=made.certificate,
+        calibrators=made.compared,
         operating_points={
             decision: made.points["segments"][0][f"{decision}_at"]["probability"]  # type: ignore[literal-required]
             for decision in ("challenge", "review", "decline")
@@ -250,6 +311,10 @@ def _manifest(made: _Made, files: Files) -> Manifest:
         numeric=made.plan.numeric,
         categorical=made.plan.categorical,
         loss=Loss(name=trained.loss.name, gamma=trained.loss.gamma, alpha=trained.loss.alpha, beta=trained.beta),
+        sampler=Sampler(name=config.sampler.name, inexact=trained.correction.inexact),
+        calibration=CalibrationLine(
+            method=made.chosen.method, slope=made.chosen.line.slope, intercept=made.chosen.line.intercept
+        ),
         class_prior=trained.prior,
         training_data=TrainingData(
             source=made.source,

@@ -1,16 +1,29 @@
-"""The model card: one page of Markdown that says what a model is for, how good it is, and where it ends."""
+"""The model card: two pages of Markdown that say what a model is for, how good it is, and where it ends."""
+
+from collections.abc import Sequence
+from textwrap import fill
 
 import numpy as np
 
 from training import metrics
 from training.figures import percent
-from training.report import ReportData, certificate_rows
+from training.report import (
+    DEGRADED_HEAD,
+    SEGMENT_HEAD,
+    STAGE_HEAD,
+    ReportData,
+    degraded_rows,
+    how_undone,
+    segment_rows,
+    stage_rows,
+)
 
 FALSE_POSITIVE_RATE = 0.005
+LINE_LENGTH = 120
 
 
 def model_card(report: ReportData) -> str:
-    """The card of the model that a report is about (Mitchell et al. 2019, shortened to a page).
+    """The card of the model that a report is about (Mitchell et al. 2019, shortened).
 
     Raises:
         DataInvalid: the slice lacks fraud or legitimate transactions, so nothing can be said about it.
@@ -24,6 +37,8 @@ def model_card(report: ReportData) -> str:
                 _model(report),
                 _ranking(report),
                 _calibration(report),
+                _segments(report),
+                _degraded(report),
                 _operating_points(report),
                 _limits(report),
                 _reproduction(report),
@@ -44,23 +59,23 @@ use on your payments before it has been trained, or at least measured, on them."
 
 
 def _data(report: ReportData) -> str:
-    head = _row("slice", "from", "to", "transactions", "frauds")
-    body = [
-        _row(part.name, part.first_day, part.last_day, f"{part.rows:,}", f"{part.frauds:,}") for part in report.periods
-    ]
-    return "\n".join([f"## Data\n\nSource: {report.source}. Cut by time:\n", head, _rule("lllrr"), *body])
+    head = ("slice", "from", "to", "transactions", "frauds")
+    body = [(part.name, part.first_day, part.last_day, f"{part.rows:,}", f"{part.frauds:,}") for part in report.periods]
+    return _table(f"## Data\n\nSource: {report.source}. Cut by time:\n", head, body, left=3)
 
 
 def _model(report: ReportData) -> str:
     inputs = len(report.missing_share)
+    loss = (
+        f"Trained with {report.loss}. Focusing, class weights and sampling each move the sigmoid of the logit away "
+        f"from the probability. {how_undone(report)}"
+    )
     return f"""## Model
 
 One ONNX graph from {inputs} raw features to the probability. `manifest.json` lists them, `report.html` says how often
 each has no value.
 
-Trained with {report.loss}. Focusing, class weights and sampling
-each move the sigmoid of the logit away from the probability, so the graph undoes them in closed form, and then applies
-the line in log-odds that fits the calibration slice best, if one helps."""
+{fill(loss, LINE_LENGTH)}"""
 
 
 def _ranking(report: ReportData) -> str:
@@ -79,8 +94,24 @@ def _calibration(report: ReportData) -> str:
         f"Calibration certificate of the same slice ({found.rows:,} transactions, {found.frauds:,} frauds; "
         "the error is over 20 bins of equal mass):\n"
     )
-    head = _row("", "expected calibration error", "Brier score", "log loss")
-    return "\n".join([intro, head, _rule("lrrr"), *(_row(*cells) for cells in certificate_rows(found))])
+    return _table(intro, STAGE_HEAD, stage_rows(report))
+
+
+def _segments(report: ReportData) -> str:
+    intro = (
+        "## Segments\n\n"
+        "Parts of the same slice. Expected: the sum of the probabilities. Recall: at the false-positive rate (FPR)\n"
+        "within the segment. By chance: the calibration error if each probability were right.\n"
+    )
+    return _table(intro, SEGMENT_HEAD, segment_rows(report.certificate))
+
+
+def _degraded(report: ReportData) -> str:
+    intro = (
+        "## When history is missing\n\n"
+        "The same slice with the features of some entities missing, as when the store does not answer.\n"
+    )
+    return _table(intro, DEGRADED_HEAD, degraded_rows(report.certificate))
 
 
 def _operating_points(report: ReportData) -> str:
@@ -88,7 +119,7 @@ def _operating_points(report: ReportData) -> str:
     sweep = metrics.threshold_sweep(report.labels, report.probability, report.amount_minor, thresholds)
     names = {threshold: name for name, threshold in report.operating_points.items()}
     body = [
-        _row(
+        (
             names[threshold],
             f"{threshold:.4g}",
             percent(float(sweep.false_positive_rate[at]), 3),
@@ -98,12 +129,12 @@ def _operating_points(report: ReportData) -> str:
         )
         for at, threshold in enumerate(thresholds)
     ]
-    head = _row("at least", "from probability", "false-positive rate", "recall", "precision", "per 10,000")
+    head = ("at least", "from probability", "false-positive rate", "recall", "precision", "per 10,000")
     intro = (
         "## Operating points\n\n"
         "The bounds on probability for e-commerce in `thresholds.json`, measured on the whole last slice:\n"
     )
-    return "\n".join([intro, head, _rule("lrrrrr"), *body])
+    return _table(intro, head, body)
 
 
 def _limits(report: ReportData) -> str:
@@ -138,9 +169,8 @@ def _reproduction(report: ReportData) -> str:
 The same command on the same processor type gives the same bytes. Training data: `{report.fingerprint}`."""
 
 
-def _row(*cells: str) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def _rule(alignment: str) -> str:
-    return "|" + "|".join("---:" if each == "r" else "---" for each in alignment) + "|"
+def _table(intro: str, head: Sequence[str], body: Sequence[Sequence[str]], *, left: int = 1) -> str:
+    """A table in Markdown; its first columns are aligned to the left, numbers to the right; short rows are filled."""
+    rule = ["---"] * left + ["---:"] * (len(head) - left)
+    rows = [[*cells, *[""] * (len(head) - len(cells))] for cells in (head, rule, *body)]
+    return "\n".join([intro, *(f"| {' | '.join(row)} |" for row in rows)])

@@ -13,10 +13,12 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from service.bundle import Certificate
+from service.bundle import Certificate, Figures
 from service.errors import DataInvalid
 from service.vocabulary import minor_unit_exponent
 from training import figures, metrics
+from training.calibrators import LineMethod
+from training.certificate import Compared, Measured
 from training.figures import percent
 from training.metrics import SWEEP_THRESHOLDS, Labels, Mask, Reals, TypologyRecall
 
@@ -63,7 +65,10 @@ class ReportData:
         typology: (n,), the kind of fraud where the data name one, else None or "".
         base_currency: ISO 4217.
         loss: the training loss with its parameters, as a reader should see it: "focal loss (gamma 2, alpha 0.75)".
+        inexact: why the graph undoes the loss and the sampler on average only; None where it does exactly.
+        calibrated_by: which line stands behind that in the graph.
         certificate: how far the probabilities of these same rows are from the truth.
+        calibrators: that line beside its alternatives, on these same rows.
         operating_points: decision word to the probability it is taken from.
         periods: all parts of the data, in the order of time.
         source: what the data are, in words.
@@ -85,7 +90,10 @@ class ReportData:
     typology: npt.NDArray[np.object_ | np.str_]
     base_currency: str
     loss: str
+    inexact: str | None
+    calibrated_by: LineMethod
     certificate: Certificate
+    calibrators: Sequence[Compared]
     operating_points: Mapping[str, float]
     periods: Sequence[Period]
     source: str
@@ -112,6 +120,9 @@ def render(report: ReportData) -> str:
         _headlines(report),
         _ranking(report),
         _calibration(report),
+        _calibrators(report),
+        _segments(report),
+        _degraded(report),
         _distributions(report),
         _sweep(report),
         _typologies(report),
@@ -176,15 +187,14 @@ def _calibration(report: ReportData) -> str:
     overstated, served = (
         float(np.sum(each, dtype=np.float64)) / frauds for each in (report.raw_probability, report.probability)
     )
-    head = ("", "expected calibration error", "Brier score", "log loss")
     days = (report.event_time_ms // DAY_MS).astype(np.int64)
     return (
         "<h2>Calibration</h2>\n"
         f"<p>Under {escape(report.loss)}, the network's raw output adds up to {overstated:.3g} times the frauds "
         f"there were; its expected calibration error is {raw_error:.4f}. As served, after the correction "
         f"inside the graph, the probabilities add up to {served:.3g} times the frauds, with an error of "
-        f"{served_error:.5f}. The correction is increasing, so it leaves the ranking as it is. "
-        "The error is taken over 20 bins of equal mass.</p>\n"
+        f"{served_error:.5f}. {escape(how_undone(report))} All of it is increasing, so it leaves the ranking as it is. "
+        f"The error is taken over {certificate.bins} bins of equal mass.</p>\n"
         + _figures(
             (
                 "What was said, what happened",
@@ -195,21 +205,135 @@ def _calibration(report: ReportData) -> str:
         + "\n<p>Left: bins of half a decade of odds with at least "
         f"{figures.FEW_ROWS} transactions, with 95% intervals; hollow points saw no fraud. Right: the band holds 95% "
         "of days if each probability is right and frauds are independent; fraud comes in bursts, so expect some days "
-        "outside.</p>\n" + _table(head, certificate_rows(certificate))
+        "outside.</p>\n" + _table(STAGE_HEAD, stage_rows(report))
     )
 
 
-def certificate_rows(certificate: Certificate) -> list[tuple[str, str, str, str]]:
-    """The certificate as text: stage, expected calibration error, Brier score, log loss."""
+def how_undone(report: ReportData) -> str:
+    """One sentence or two on what the graph does to the network's logit, and how well that is founded."""
+    correction = report.inexact or "The graph undoes the loss and the sampling in closed form"
+    behind = {
+        "none": "applies no line in log-odds behind that",
+        "temperature": "multiplies the log-odds by the slope that fits the calibration slice best",
+        "platt": "applies the line in log-odds that fits the calibration slice best",
+    }
+    return f"{correction}, and then {behind[report.calibrated_by]}."
+
+
+STAGE_HEAD = ("", "expected calibration error", "Brier score", "log loss")
+
+
+def stage_rows(report: ReportData) -> list[tuple[str, ...]]:
+    """The certificate of the whole slice as text, stage by stage, under `STAGE_HEAD`."""
+    certificate = report.certificate
     stages = (
         ("raw: sigmoid of the logit", certificate.raw),
-        ("corrected in closed form", certificate.recovered),
+        ("corrected on average" if report.inexact else "corrected in closed form", certificate.recovered),
         ("as served", certificate.served),
     )
     return [
         (stage, f"{found.expected_calibration_error:.5f}", f"{found.brier:.6f}", f"{found.log_loss:.6f}")
         for stage, found in stages
     ]
+
+
+def _calibrators(report: ReportData) -> str:
+    head = (
+        "Calibrator",
+        "expected calibration error",
+        "by chance",
+        "Brier score, in 10,000ths",
+        "log loss",
+        "average precision",
+    )
+    rows = [
+        (
+            f"{found.method.replace('_', '-')}{'' if found.in_graph else ' <small>not in a graph</small>'}",
+            _measured(found.error, 1, 5),
+            f"{found.error_by_chance:.5f}",
+            _measured(found.brier, 1e4, 2),
+            f"{found.log_loss:.6f}",
+            f"{found.average_precision:.4f}",
+        )
+        for found in report.calibrators
+    ]
+    return (
+        "<h3>Other calibrators</h3>\n"
+        "<p>Each was fitted to the calibration slice, behind the same correction, and is measured on the test slice. "
+        "The one in bold is served; it was chosen without these rows. By chance: what the error would be, on average, "
+        "if each of these probabilities were right. The intervals are 95%. Only a straight line stands in the graph: "
+        "stairs give many transactions the same probability, which costs average precision.</p>\n"
+        + _table(head, rows, marked=[found.method == report.calibrated_by for found in report.calibrators])
+    )
+
+
+def _measured(found: Measured, scale: float, decimals: int) -> str:
+    value, low, high = (f"{scale * each:.{decimals}f}" for each in (found.value, found.low, found.high))
+    return f"{value} <small>{low}&ndash;{high}</small>"
+
+
+def _segments(report: ReportData) -> str:
+    return (
+        "<h2>Segments</h2>\n"
+        "<p>The same certificate for parts of the slice. Expected is the sum of the probabilities: where it is far "
+        "from the frauds there were, the model is wrong about that segment as a whole. Recall is at the "
+        "false-positive rate (FPR) within the segment.</p>\n" + _table(SEGMENT_HEAD, segment_rows(report.certificate))
+    )
+
+
+def _degraded(report: ReportData) -> str:
+    return (
+        "<h2>When history is missing</h2>\n"
+        "<p>The same transactions, scored by the same graph with the features of some entities missing, as when the "
+        "store does not answer.</p>\n" + _table(DEGRADED_HEAD, degraded_rows(report.certificate))
+    )
+
+
+FIGURES_HEAD = (
+    "average precision",
+    "recall at 0.1% FPR",
+    "at 0.5% FPR",
+    "calibration error",
+    "by chance",
+    "Brier score",
+)
+SEGMENT_HEAD = ("Segment", "transactions", "frauds", "expected", *FIGURES_HEAD)
+DEGRADED_HEAD = ("Without", *FIGURES_HEAD)
+
+
+def segment_rows(certificate: Certificate) -> list[tuple[str, ...]]:
+    """The certificate by segment as text, under `SEGMENT_HEAD`."""
+    return [
+        (
+            f"{part.by}: {part.name}",
+            f"{part.rows:,}",
+            f"{part.frauds:,}",
+            f"{part.expected_frauds:,.1f}",
+            *_figures_cells(part.figures),
+        )
+        for part in certificate.segments
+    ]
+
+
+def degraded_rows(certificate: Certificate) -> list[tuple[str, ...]]:
+    """The certificate with history missing as text, under `DEGRADED_HEAD`."""
+    return [
+        (", ".join(mode.without) or "nothing: as served", *_figures_cells(mode.figures))
+        for mode in certificate.degraded
+    ]
+
+
+def _figures_cells(found: Figures | None) -> tuple[str, ...]:
+    if found is None:
+        return ("too few to certify",)
+    return (
+        f"{found.average_precision:.3f}",
+        f"{found.recall_at_fpr_0_001:.3f}",
+        f"{found.recall_at_fpr_0_005:.3f}",
+        f"{found.expected_calibration_error:.5f}",
+        f"{found.error_by_chance:.5f}",
+        f"{found.brier:.5f}",
+    )
 
 
 def _distributions(report: ReportData) -> str:
@@ -346,14 +470,21 @@ def _figures(*captioned: tuple[str, str]) -> str:
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]], marked: Sequence[bool] = ()) -> str:
-    """A table; the cells of `rows` are HTML already, `head` is text."""
+    """A table; the cells of `rows` are HTML already, `head` is text. The last cell of a short row spans the rest."""
     titles = "".join(f'<th scope="col">{escape(title)}</th>' for title in head)
     marks = marked or [False] * len(rows)
     body = "\n".join(
-        ('<tr class="point">' if mark else "<tr>") + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>"
+        ('<tr class="point">' if mark else "<tr>") + _cells(row, len(head)) + "</tr>"
         for row, mark in zip(rows, marks, strict=True)
     )
     return f'<div class="wide"><table>\n<thead><tr>{titles}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table></div>'
+
+
+def _cells(row: Sequence[str], columns: int) -> str:
+    *cells, last = row
+    left = columns - len(cells)
+    span = f' colspan="{left}"' if left > 1 else ""
+    return "".join(f"<td>{cell}</td>" for cell in cells) + f"<td{span}>{last}</td>"
 
 
 def _facts(facts: Iterable[tuple[str, str]]) -> str:

@@ -1,15 +1,14 @@
-"""From logits to probabilities and scores, with the evidence."""
+"""From recovered log-odds to probabilities and scores."""
 
 import numpy as np
 import numpy.typing as npt
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from service.errors import DataInvalid
-from training.calibrate import IDENTITY, SCORES, calibration_line, certify, fit_line, score_table
-from training.losses import recover_logit, stationary_bias
+from training.calibrate import SCORES, Chosen, choose_line, score_table
+from training.calibrators import IDENTITY, LINES, LineMethod, cross_entropy
 
 Reals = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.float32]
@@ -30,54 +29,59 @@ def drawn(rows: int, seed: int = 7) -> tuple[Reals, npt.NDArray[np.bool_]]:
 
 def test_a_line_that_was_put_in_is_taken_out_again() -> None:
     """Logits that are off by a known line come back to within sampling error of the truth."""
-    truth, labels = drawn(400_000)
-    line = calibration_line((truth - 1.0) / 1.5, labels)
-    assert line.slope == pytest.approx(1.5, rel=0.05)
-    assert line.intercept == pytest.approx(1.0, abs=0.2)
+    truth, labels = drawn(200_000)
+    found = choose_line((truth - 1.0) / 1.5, labels, "auto")
+    assert found.method == "platt"
+    assert found.line.slope == pytest.approx(1.5, rel=0.05)
+    assert found.line.intercept == pytest.approx(1.0, abs=0.2)
 
 
-def test_a_line_that_would_not_help_later_is_left_out() -> None:
-    """Fitted to a first half that is off one way, it makes a second half worse that is off the other way."""
-    truth, labels = drawn(50_000)
-    half = len(truth) // 2
-    shift = np.where(np.arange(len(truth)) < half, 2.0, -2.0)
-    assert calibration_line(truth + shift, labels) == IDENTITY
+def test_a_slope_that_was_put_in_is_found_to_be_one() -> None:
+    """Where nothing but the slope is off, the line is close to the temperature's, whichever of the two it is."""
+    truth, labels = drawn(200_000)
+    found = choose_line(truth / 2, labels, "auto")
+    assert found.method != "none"
+    assert found.line.slope == pytest.approx(2, rel=0.05)
+    assert found.line.intercept == pytest.approx(0, abs=0.2)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_what_is_right_already_is_left_alone(seed: int) -> None:
+    """No line beats the truth by more than chance."""
+    truth, labels = drawn(50_000, seed)
+    assert choose_line(truth, labels, "auto") == Chosen("none", IDENTITY)
+
+
+def test_the_choice_is_made_on_rows_a_line_was_not_fitted_to() -> None:
+    """A slice whose few frauds all lie in one stretch has a line that fits it well and the others not at all."""
+    draws = np.random.default_rng(7)
+    log_odds, labels = draws.normal(-6, 1, 5_000), np.zeros(5_000, bool)
+    labels[:40] = True
+    in_hindsight = cross_entropy(LINES["platt"](log_odds, labels)(log_odds), labels).mean()
+    assert in_hindsight < cross_entropy(log_odds, labels).mean()
+    assert choose_line(log_odds, labels, "auto").method == "none"
 
 
 def test_a_ranking_is_never_turned_around() -> None:
-    """Logits that rank the wrong way keep the identity: a falling line would hide a broken network."""
+    """Logits that rank the wrong way keep the identity, and a line asked for by name is refused."""
     truth, labels = drawn(50_000)
-    assert calibration_line(-truth, labels) == IDENTITY
+    assert choose_line(-truth, labels, "auto") == Chosen("none", IDENTITY)
+    with pytest.raises(DataInvalid, match="calibration by platt has slope -"):
+        choose_line(-truth, labels, "platt")
 
 
-def test_a_slice_with_one_class_in_a_half_keeps_the_identity() -> None:
-    """Nothing can be judged there."""
+def test_a_stretch_whose_others_lack_a_class_is_judged_without_a_line() -> None:
+    """Nothing can be fitted there."""
     labels = np.zeros(100, bool)
     labels[10] = True
-    assert calibration_line(np.linspace(-3, 3, 100), labels) == IDENTITY
+    assert choose_line(np.linspace(-3, 3, 100), labels, "auto").method == "none"
 
 
-def test_the_fitted_line_meets_the_likelihood_equations() -> None:
-    """Expected frauds equal observed ones, also when weighted by the logit."""
+@pytest.mark.parametrize("method", LINES)
+def test_a_line_asked_for_by_name_is_the_one_that_is_served(method: LineMethod) -> None:
+    """No cross-validation overrules a configuration."""
     truth, labels = drawn(20_000)
-    line = fit_line(truth * 0.3 + 4, labels)
-    off = sigmoid(line.slope * (truth * 0.3 + 4) + line.intercept) - labels
-    assert abs(off.mean()) < 1e-9
-    assert abs((off * (truth * 0.3 + 4)).mean()) < 1e-9
-
-
-def test_the_certificate_shows_what_the_closed_form_mends() -> None:
-    """At the focal minimiser the raw output is at least ten times further off than the recovered probability."""
-    posteriors = np.repeat(np.geomspace(1e-4, 0.3, 30), 4_000)
-    labels = np.random.default_rng(7).random(len(posteriors)) < posteriors
-    minimiser = np.repeat([stationary_bias(p, gamma=2.0, alpha=0.75) for p in np.geomspace(1e-4, 0.3, 30)], 4_000)
-    recovered = recover_logit(torch.from_numpy(minimiser), gamma=2.0, alpha=0.75, beta=1.0).numpy()
-    times = np.arange(len(labels), dtype=np.int64)
-    found = certify(labels, times, raw=sigmoid(minimiser), recovered=sigmoid(recovered), served=sigmoid(recovered))
-    assert found.raw.expected_calibration_error > 10 * found.served.expected_calibration_error
-    assert found.raw.brier > found.served.brier
-    assert found.raw.log_loss > found.served.log_loss
-    assert (found.rows, found.frauds) == (len(labels), int(labels.sum()))
+    assert choose_line(truth, labels, method) == Chosen(method, LINES[method](truth, labels))
 
 
 def score_by_definition(probability: float, legitimate: Floats) -> int:

@@ -15,11 +15,20 @@ from service.errors import BundleInvalid
 from service.model import OnnxModel
 from service.settings import Settings
 from tests.serving import serving
-from training.config import FitConfig, NetworkConfig, SplitConfig, UndersampleConfig, read_config
+from training.config import (
+    CalibrationConfig,
+    FitConfig,
+    NetworkConfig,
+    SmoteConfig,
+    SplitConfig,
+    UndersampleConfig,
+    read_config,
+)
 from training.evaluate import evaluate
 from training.examples import declare_reports, replay_offline
 from training.fit import fit
 from training.replay import ReplayFailed, replay
+from training.samplers import SMOTE_INEXACT
 from training.simulate import SimulationConfig, simulate
 from training.verify import verify
 
@@ -84,6 +93,48 @@ def test_the_served_number_is_a_probability_and_the_raw_one_is_not(fitted: Fitte
     certificate = Bundle.load(fitted.path).manifest.certificate
     assert certificate.raw.expected_calibration_error > 10 * certificate.served.expected_calibration_error
     assert certificate.served.log_loss < certificate.raw.log_loss
+
+
+def test_the_manifest_says_how_the_probability_was_made(fitted: Fitted) -> None:
+    """Sampler and line are recorded, and the line is the one that the certificate was measured behind."""
+    manifest = Bundle.load(fitted.path).manifest
+    assert manifest.sampler is not None
+    assert (manifest.sampler.name, manifest.sampler.inexact) == ("undersample", None)
+    line, certificate = manifest.calibration, manifest.certificate
+    assert line is not None
+    assert (line.method == "none") == ((line.slope, line.intercept) == (1.0, 0.0))
+    assert (line.method == "none") == (certificate.recovered.brier == pytest.approx(certificate.served.brier, rel=1e-5))
+
+
+def test_the_certificate_says_what_a_store_that_does_not_answer_costs(fitted: Fitted) -> None:
+    """As served it is the whole certificate; without any history it ranks worse, and segments hold the same rows."""
+    certificate = Bundle.load(fitted.path).manifest.certificate
+    modes = {mode.without: mode.figures for mode in certificate.degraded}
+    assert modes[()].brier == pytest.approx(certificate.served.brier, rel=1e-9)
+    assert modes["card", "merchant", "terminal", "device"].average_precision < modes[()].average_precision
+    assert sum(part.rows for part in certificate.segments if part.by == "channel") == certificate.rows
+    assert any(part.figures is None for part in certificate.segments)
+    assert any(part.figures is not None for part in certificate.segments)
+
+
+def test_a_sampler_that_nothing_undoes_is_named_in_the_bundle(fitted: Fitted, tmp_path: Path) -> None:
+    """After SMOTE the manifest, the report and the card say that the graph undoes the average only."""
+    network = fitted.config.network.model_copy(update={"epochs": 1})
+    smote = SmoteConfig(frauds_per_legitimate=0.05)
+    config = fitted.config.model_copy(
+        update={"sampler": smote, "network": network, "calibration": CalibrationConfig(method="platt")}
+    )
+    path = run(fitted.frame, config, tmp_path)
+    manifest = Bundle.load(path).manifest
+    assert manifest.sampler is not None
+    assert manifest.calibration is not None
+    assert manifest.sampler.name == "smote"
+    assert manifest.sampler.inexact == SMOTE_INEXACT
+    assert manifest.calibration.method == "platt"
+    for name in ("report.html", "MODEL_CARD.md"):
+        text = " ".join((path / name).read_text(encoding="utf-8").split())
+        assert "The graph undoes the average, and then applies the line" in text
+        assert "closed form" not in text
 
 
 def test_nothing_in_a_bundle_names_the_machine_it_was_made_on(fitted: Fitted, tmp_path: Path) -> None:

@@ -13,15 +13,33 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from service.bundle import Degraded, Figures, Segment
 from service.errors import DataInvalid
-from training.calibrate import certify
+from training.calibrators import LineMethod
+from training.certificate import certify, compare_calibrators
 from training.figures import CURVE_POINTS, percent, thin
 from training.model_card import model_card
 from training.report import Period, ReportData, render
+from training.samplers import SMOTE_INEXACT
 
 DAY_MS = 86_400_000
 START_MS = 1_735_689_600_000  # 2025-01-01
 VOID_TAGS = {"meta", "path", "use"}  # `path` and `use` close themselves in SVG
+
+
+FIGURES = Figures(
+    average_precision=0.7371,
+    recall_at_fpr_0_001=0.6191,
+    recall_at_fpr_0_005=0.6832,
+    expected_calibration_error=0.00183,
+    error_by_chance=0.00229,
+    brier=0.004358,
+)
+SEGMENTS = (
+    Segment(by="channel", name="pos", rows=6_226, frauds=63, expected_frauds=68.94, figures=FIGURES),
+    Segment(by="channel", name="moto", rows=275, frauds=1, expected_frauds=0.71, figures=None),
+)
+DEGRADED = (Degraded(without=(), figures=FIGURES), Degraded(without=("card", "device"), figures=FIGURES))
 
 
 def report_data(rows: int, *, seed: int = 7) -> ReportData:
@@ -46,7 +64,12 @@ def report_data(rows: int, *, seed: int = 7) -> ReportData:
         typology=np.where(labels, kinds, ""),
         base_currency="EUR",
         loss="focal loss (gamma 2, alpha 0.75)",
-        certificate=certify(labels, times, raw=raw, recovered=served, served=served),
+        inexact=None,
+        calibrated_by="platt",
+        certificate=certify(labels, times, raw=raw, recovered=served, served=served).model_copy(
+            update={"segments": SEGMENTS, "degraded": DEGRADED}
+        ),
+        calibrators=compare_calibrators((log_odds[:500], labels[:500]), (log_odds, labels), seed),
         operating_points={"review": 0.05, "decline": 0.4},
         periods=[
             Period("fit", 900, 9, START_MS - 90 * DAY_MS, START_MS - 30 * DAY_MS),
@@ -154,9 +177,52 @@ def test_both_calibration_errors_are_in_the_report(small: ReportData) -> None:
     assert small.certificate.raw.expected_calibration_error > 10 * small.certificate.served.expected_calibration_error
 
 
+@pytest.mark.parametrize(
+    ("inexact", "calibrated_by", "said", "stage"),
+    [
+        (None, "none", "in closed form, and then applies no line", "corrected in closed form"),
+        (None, "temperature", "in closed form, and then multiplies the log-odds by the slope", "in closed form"),
+        (None, "platt", "in closed form, and then applies the line", "corrected in closed form"),
+        (SMOTE_INEXACT, "platt", "undoes the average, and then applies the line", "corrected on average"),
+    ],
+)
+def test_what_the_graph_undoes_is_said_as_it_is(
+    small: ReportData, inexact: str | None, calibrated_by: LineMethod, said: str, stage: str
+) -> None:
+    """Report and card name the line, and claim a closed form only where there is one."""
+    told = replace(small, inexact=inexact, calibrated_by=calibrated_by)
+    for text in (Page(render(told)).text, model_card(told)):
+        assert said in " ".join(text.split())
+        assert stage in text
+        assert ("closed form" in text) == (inexact is None)
+
+
+def test_every_calibrator_is_shown_and_the_served_one_marked(small: ReportData) -> None:
+    """A row for each with its figures; the one in the graph is bold."""
+    html = render(small)
+    table = html[html.index("Other calibrators") : html.index("Segments</h2>")]
+    assert re.findall(r'<tr class="point"><td>([^<]*)</td>', table) == ["platt"]
+    for row in small.calibrators:
+        assert row.method.replace("_", "-") in table
+        assert f"<td>{row.error.value:.5f} <small>{row.error.low:.5f}&ndash;{row.error.high:.5f}</small></td>" in table
+        assert f"<td>{row.average_precision:.4f}</td>" in table
+
+
+def test_segments_and_outages_stand_in_report_and_card(small: ReportData) -> None:
+    """Each has its figures in both, or its counts and that these are too few."""
+    figures = ["0.737", "0.619", "0.683", "0.00183", "0.00229", "0.00436"]
+    html, card = render(small), model_card(small)
+    for start in (["channel: pos", "6,226", "63", "68.9"], ["nothing: as served"], ["card, device"]):
+        assert "".join(f"<td>{cell}</td>" for cell in start + figures) in html
+        assert f"| {' | '.join(start + figures)} |\n" in card
+    assert '<td>channel: moto</td><td>275</td><td>1</td><td>0.7</td><td colspan="6">too few to certify</td>' in html
+    assert "| channel: moto | 275 | 1 | 0.7 | too few to certify |  |  |  |  |  |" in card
+
+
 def test_the_sweep_marks_the_operating_points(small: ReportData) -> None:
     """The bundle's own thresholds stand in the sweep, by name, between the usual ones."""
-    marked = re.findall(r'<tr class="point"><td>([^<]*)</td>', render(small))
+    html = render(small)
+    marked = re.findall(r'<tr class="point"><td>([^<]*)</td>', html[html.index("Thresholds</h2>") :])
     assert marked == ["0.05 review", "0.4 decline"]
 
 
@@ -233,10 +299,10 @@ def test_a_percentage_reads_well(share: float, decimals: int | None, text: str) 
     assert percent(share, decimals) == text
 
 
-def test_a_model_card_is_one_page_that_says_the_essentials(small: ReportData) -> None:
-    """The card names purpose, data, calibration, weakest spot and command, on one page."""
+def test_a_model_card_is_two_pages_that_say_the_essentials(small: ReportData) -> None:
+    """The card names purpose, data, calibration, weakest spot and command, on two pages."""
     card = model_card(small)
-    assert len(card.splitlines()) <= 90
+    assert len(card.splitlines()) <= 110
     assert card.startswith("# example 3\n")
     assert "Source: simulated payments." in card
     assert f"{small.certificate.raw.expected_calibration_error:.5f}" in card
@@ -248,7 +314,7 @@ def test_a_model_card_is_one_page_that_says_the_essentials(small: ReportData) ->
 def test_the_tables_of_a_model_card_are_rectangular(small: ReportData) -> None:
     """Every row of a Markdown table has as many cells as its head, so that it renders as a table."""
     tables = re.findall(r"(?:^\|.*\|\n)+", model_card(small) + "\n", flags=re.MULTILINE)
-    assert len(tables) == 3
+    assert len(tables) == 5
     for table in tables:
         assert len({line.count("|") for line in table.splitlines()}) == 1
 
