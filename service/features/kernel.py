@@ -11,6 +11,8 @@ import numpy as np
 from service.features.compiled import Float32s, Float64s, Int, Ints, Number, compiled, int64, unsigned
 from service.features.entry import MISSING, Column, Kind
 from service.features.plan import (
+    ABOVE_DENOMINATOR,
+    ABOVE_NUMERATOR,
     D_AT,
     D_MEASURE,
     D_QUANTUM,
@@ -23,6 +25,7 @@ from service.features.plan import (
     F_B,
     F_C,
     F_D,
+    F_E,
     F_OPERATION,
     FIRST_DECAY,
     FIRST_FEATURE,
@@ -33,6 +36,7 @@ from service.features.plan import (
     LOCATION_AT,
     LONGEST,
     NO_LOCATION,
+    NOTHING_UNUSUAL,
     R_AT,
     R_COLUMN,
     RING_AT,
@@ -44,6 +48,10 @@ from service.features.plan import (
     S_STEPS,
     S_STRIDE,
     S_TALLY,
+    SUMS_LOG,
+    UNUSUAL_AMOUNT_AT,
+    UNUSUAL_COUNT_AT,
+    UNUSUAL_MINIMUM,
     W_AT,
     W_DELAY,
     W_FIRST_SUM,
@@ -80,9 +88,11 @@ C_ID, C_TIME, C_ORIGIN = int(Column.ID), int(Column.TIME), int(Column.ORIGIN)
 C_AMOUNT, C_ADDED, C_DELTA = int(Column.AMOUNT), int(Column.ADDED), int(Column.DELTA)
 C_LATITUDE, C_LONGITUDE = int(Column.LATITUDE), int(Column.LONGITUDE)
 N_COLUMNS, N_MEASURES = len(Column), len(MEASURES)
-M_COUNT, M_AMOUNT, M_UNITS, M_UNITS_SQUARED, M_FRAUD, M_ISSUER_DECLINED = range(N_MEASURES)
+M_COUNT, M_AMOUNT, M_UNITS, M_UNITS_SQUARED, M_FRAUD, M_ISSUER_DECLINED = range(6)
+M_FRAUD_AMOUNT, M_UNUSUAL, M_LOG, M_LOG_SQUARED = range(6, N_MEASURES)
 O_TOTAL, O_MEAN, O_RATIO, O_ZSCORE, O_RATE, O_SINCE_LAST, O_AGE, O_CHANGED, O_DISTANCE, O_SPEED = range(10)
-O_DISTINCT, O_NEW, O_SHARE, O_DECAYED, O_KNOWN, O_FIELD, O_HOUR, O_WEEKDAY, O_DIFFERS, O_PRESENT = range(10, 20)
+O_DISTINCT, O_NEW, O_SHARE, O_DECAYED, O_KNOWN, O_RUN, O_LATEST, O_EARLIEST, O_ENTROPY = range(10, 19)
+O_FIELD, O_HOUR, O_WEEKDAY, O_DIFFERS, O_PRESENT = range(19, 24)
 
 UNIT_MINOR = 100  # amounts enter the z-score in whole units, capped so that sums of squares stay far from 2^63
 UNITS_CAP = 100_000
@@ -94,6 +104,12 @@ STEPS_PER_HALVING = 64
 DECAY_FRACTIONS = np.array([round(2.0**40 * 2.0 ** (-step / 64)) / 2.0**40 for step in range(STEPS_PER_HALVING)])
 DECAY_SCALE = 1024
 DECAY_LIMIT = 2**53 - 1
+
+# log2 of whole numbers in 2^-16, interpolated linearly between 64ths of an octave; no libm at run time here either.
+LOG_STEPS = 64
+LOG_ONE = 65_536
+LOG_FRACTIONS = np.array([round(LOG_ONE * math.log2(1 + step / LOG_STEPS)) for step in range(LOG_STEPS + 1)], np.int64)
+LOG_MEASURE_UNIT = 1024  # of 2^-16: the measures are in 1/64, so that sums of squares stay far from 2^63
 
 # Cosine of whole degrees in 1/10,000, interpolated linearly; no libm at run time.
 COSINES = np.array([round(10_000 * math.cos(math.radians(degree))) for degree in range(91)], np.int64)
@@ -156,6 +172,12 @@ def apply(
     """Add one accepted entry to a state that was advanced to it. Uses `added`, int64 (measures)."""
     kind, time = event[0], event[C_TIME]
     _measure(event, added)
+    if kind == ATTEMPT and entity[UNUSUAL_COUNT_AT] != NOTHING_UNUSUAL:
+        added[M_UNUSUAL] = _unusual(state, entity, event[C_AMOUNT])
+    if kind in (ATTEMPT, VOID) and entity[SUMS_LOG] != 0:
+        log = _log_amount(event[C_AMOUNT])
+        added[M_LOG] = added[M_COUNT] * log
+        added[M_LOG_SQUARED] = added[M_COUNT] * log * log
     for window in range(unsigned(entity[FIRST_WINDOW]), unsigned(entity[END_WINDOW])):
         _count(state, windows, window, event, added)
     for index in range(entity[FIRST_DECAY], entity[END_DECAY]):
@@ -176,7 +198,7 @@ def apply(
 
 @compiled
 def _measure(event: Ints, added: Ints) -> None:
-    """What an entry adds to each measure."""
+    """What an entry adds to each measure, but for those that only some entities sum."""
     kind = event[0]
     for measure in range(N_MEASURES):
         added[measure] = 0
@@ -190,6 +212,7 @@ def _measure(event: Ints, added: Ints) -> None:
         added[M_AMOUNT] = event[C_ADDED]
     elif kind == FRAUD_LABEL:
         added[M_FRAUD] = event[C_DELTA]
+        added[M_FRAUD_AMOUNT] = event[C_DELTA] * event[C_AMOUNT]
     elif kind == ISSUER_DECLINE:
         added[M_ISSUER_DECLINED] = 1
 
@@ -197,6 +220,35 @@ def _measure(event: Ints, added: Ints) -> None:
 @compiled
 def _units(amount: Int) -> Int:
     return min(amount // UNIT_MINOR, UNITS_CAP)
+
+
+@compiled
+def _unusual(state: Ints, entity: Ints, amount: Int) -> Int:
+    """1 where an amount is far above the mean of those that its window has counted so far, else 0."""
+    count, total = state[unsigned(entity[UNUSUAL_COUNT_AT])], state[unsigned(entity[UNUSUAL_AMOUNT_AT])]
+    if count < entity[UNUSUAL_MINIMUM] or total <= 0:
+        return int64(0)
+    above = float(entity[ABOVE_NUMERATOR]) / float(entity[ABOVE_DENOMINATOR])
+    return int64(1) if float(amount) * float(count) > above * float(total) else int64(0)
+
+
+@compiled
+def _log_amount(amount: Int) -> Int:
+    """The logarithm of an amount in 1/64; of 1 + amount, so that there is one of 0."""
+    return log2(1 + amount) // LOG_MEASURE_UNIT
+
+
+@compiled
+def log2(value: Int) -> Int:
+    """The binary logarithm of a positive whole number, in 2^-16."""
+    exponent = int64(0)
+    for bits in (32, 16, 8, 4, 2, 1):
+        if value >> (exponent + bits) != 0:
+            exponent += bits
+    fraction = ((value << (62 - exponent)) >> 40) - (1 << 22)  # the 22 bits behind the leading one
+    step, rest = unsigned(fraction >> 16), fraction & 0xFFFF
+    between = LOG_FRACTIONS[step] * (LOG_ONE - rest) + LOG_FRACTIONS[step + unsigned(1)] * rest
+    return exponent * LOG_ONE + between // LOG_ONE
 
 
 @compiled
@@ -355,6 +407,7 @@ def remembered(state: Ints, entity: Ints, identity: Int) -> Int:
 def read_known(
     state: Ints,
     entity: Ints,
+    windows: Ints,
     sets: Ints,
     decays: Ints,
     features: Ints,
@@ -375,7 +428,7 @@ def read_known(
         return UNKNOWN
     given = mine[C_TIME]
     mine[C_TIME] = time
-    read(state, entity, sets, decays, features, defaults, mine, as_of, known, out)
+    read(state, entity, windows, sets, decays, features, defaults, mine, as_of, known, out)
     mine[C_TIME] = given
     return FOLDED if known else NEW
 
@@ -384,6 +437,7 @@ def read_known(
 def read(
     state: Ints,
     entity: Ints,
+    windows: Ints,
     sets: Ints,
     decays: Ints,
     features: Ints,
@@ -405,13 +459,16 @@ def read(
             if state[b] > 0:
                 value = float(state[a]) / float(state[b])
         elif operation == O_RATIO:
-            if state[a] > 0 and state[b] > 0:
+            if features[index, F_C] != 0:
+                value = _log_ratio(state[a], state[b], event[C_AMOUNT], value)
+            elif state[a] > 0 and state[b] > 0:
                 value = float(event[C_AMOUNT]) * float(state[b]) / float(state[a])
         elif operation == O_ZSCORE:
             count, total, squares = float(state[a]), float(state[b]), float(state[features[index, F_C]])
             variance = count * squares - total * total
             if state[a] >= features[index, F_D] and variance > 0.0:
-                value = (float(_units(event[C_AMOUNT])) * count - total) / math.sqrt(variance)
+                mine = _log_amount(event[C_AMOUNT]) if features[index, F_E] != 0 else _units(event[C_AMOUNT])
+                value = (float(mine) * count - total) / math.sqrt(variance)
         elif operation == O_RATE:
             value = float(state[a] + features[index, F_C]) / float(state[b] + features[index, F_D])
         elif operation == O_SINCE_LAST:
@@ -440,7 +497,23 @@ def read(
             value = float(decayed(state[at], as_of // decays[a, D_QUANTUM] - state[at + 1])) / float(DECAY_SCALE)
         elif operation == O_KNOWN:
             value = 1.0 if known else 0.0
+        elif operation == O_RUN:
+            value = _run(state, windows[a], b, features[index, F_C])
+        elif operation == O_LATEST:
+            value = _days_ago(state, windows[a], b, 0, 1, value)
+        elif operation == O_EARLIEST:
+            value = _days_ago(state, windows[a], b, _visible(windows[a]) - 1, -1, value)
+        elif operation == O_ENTROPY:
+            value = _entropy(state, sets[a], as_of, value)
         out[index] = np.float32(value)
+
+
+@compiled
+def _log_ratio(logs: Int, count: Int, amount: Int, default: Number) -> Number:
+    """How many octaves an amount lies above the geometric mean."""
+    if count <= 0:
+        return default
+    return (float(_log_amount(amount)) - float(logs) / float(count)) / float(LOG_ONE // LOG_MEASURE_UNIT)
 
 
 @compiled
@@ -493,6 +566,66 @@ def _share(state: Ints, member_set: Ints, event: Ints, as_of: Int, default: Numb
         if state[here] == value & MEMBER_MASK:
             mine = weight
     return default if total == 0 else float(mine) / float(total)
+
+
+@compiled
+def _entropy(state: Ints, member_set: Ints, as_of: Int, default: Number) -> Number:
+    """How evenly the weight of a set is spread, in bits."""
+    at, stride, steps = member_set[S_AT], member_set[S_STRIDE], member_set[S_STEPS]
+    tile, total = as_of // member_set[S_HOP], int64(0)
+    for index in range(state[at]):
+        here = at + 1 + index * stride
+        total += decayed(state[here + 2], (tile - state[here + 1]) * steps)
+    if total <= 0:
+        return default
+    whole, bits = log2(total), 0.0
+    for index in range(state[at]):
+        here = at + 1 + index * stride
+        weight = decayed(state[here + 2], (tile - state[here + 1]) * steps)
+        if weight > 0:
+            bits += float(weight) / float(total) * float(whole - log2(weight))
+    return bits / float(LOG_ONE)
+
+
+@compiled
+def _run(state: Ints, window: Ints, count: Int, fraud: Int) -> float:
+    """Frauds in the newest tiles that hold nothing else."""
+    frauds = int64(0)
+    for back in range(_visible(window)):
+        tile = _tile_at(state, window, back)
+        if state[tile + count] > 0:
+            if state[tile + fraud] < state[tile + count]:
+                break
+            frauds += state[tile + fraud]
+    return float(frauds)
+
+
+@compiled
+def _days_ago(state: Ints, window: Ints, measure: Int, first: Int, step: Int, default: Number) -> Number:
+    """Days from the end of a tile with something of a measure to the end of the newest visible tile.
+
+    Looked at are the visible tiles from `first` on in steps of `step`, counted from the newest back.
+    """
+    back = first
+    for _ in range(_visible(window)):
+        if state[_tile_at(state, window, back) + measure] > 0:
+            return float(back * window[W_HOP]) / float(DAY_MS)
+        back += step
+    return default
+
+
+@compiled
+def _visible(window: Ints) -> Int:
+    """How many tiles of a window are visible."""
+    return window[W_TILES] if window[W_DELAY] == 0 else window[W_TILES] - window[W_DELAY] - 1
+
+
+@compiled
+def _tile_at(state: Ints, window: Ints, back: Int) -> Int:
+    """Where in the state the visible tile begins that is so many before the newest."""
+    at, sums, delay = window[W_AT], window[W_SUMS], window[W_DELAY]
+    newest = state[at] if delay == 0 else state[at] - delay - 1
+    return at + 1 + sums + (newest - back) % window[W_TILES] * sums
 
 
 @compiled

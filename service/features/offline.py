@@ -229,7 +229,18 @@ def fold_columns(
             revs[row, k] = state[REV]
             if event[0] in (ATTEMPT, FOLLOW_UP):
                 read_known(
-                    state, entity, sets, decays, features, defaults, event, event[C_TIME], as_of, born_at, numeric[row]
+                    state,
+                    entity,
+                    windows,
+                    sets,
+                    decays,
+                    features,
+                    defaults,
+                    event,
+                    event[C_TIME],
+                    as_of,
+                    born_at,
+                    numeric[row],
                 )
             apply(state, entity, windows, sets, decays, registers, event, added, as_of)
 

@@ -242,13 +242,15 @@ def _fold_entries(
         as_of = advance(state, entity, windows, event[C_TIME])
         if is_mine:
             time = event[C_TIME]
-            finding = read_known(state, entity, sets, decays, features, defaults, mine, time, as_of, born_at, out)
+            finding = read_known(
+                state, entity, windows, sets, decays, features, defaults, mine, time, as_of, born_at, out
+            )
             rev, lateness = state[REV], as_of - time
             if not some_repeat:
                 break
         apply(state, entity, windows, sets, decays, registers, event, added, as_of)
     if rev == NOT_SEEN and remembered_rev != NOT_SEEN:
         as_of = advance(state, entity, windows, mine[C_TIME])
-        read_known(state, entity, sets, decays, features, defaults, mine, mine[C_TIME], as_of, born_at, out)
+        read_known(state, entity, windows, sets, decays, features, defaults, mine, mine[C_TIME], as_of, born_at, out)
         return DUPLICATE, remembered_rev, as_of - mine[C_TIME]
     return finding, rev, lateness

@@ -29,7 +29,9 @@ Int64Table = NDArray[np.int64]
 # entities
 STATE_SIZE, RING_AT, RING_SIZE, HORIZON, LONGEST, KEY_COLUMN, COMPACT_AT, KEEP, SPEC_HASH = range(9)
 FIRST_WINDOW, END_WINDOW, FIRST_SET, END_SET, FIRST_DECAY, END_DECAY, FIRST_REGISTER, END_REGISTER = range(9, 17)
-LOCATION_AT, FIRST_FEATURE, END_FEATURE, FIRST_LAYOUT = range(17, 21)
+LOCATION_AT, FIRST_FEATURE, END_FEATURE, SUMS_LOG = range(17, 21)
+# what is unusual: where the window's totals are, the least count, and `above` as a fraction, which is exact
+UNUSUAL_COUNT_AT, UNUSUAL_AMOUNT_AT, UNUSUAL_MINIMUM, ABOVE_NUMERATOR, ABOVE_DENOMINATOR, FIRST_LAYOUT = range(21, 27)
 KINDS = len(Kind) + 1  # a layout range for each kind: FIRST_LAYOUT + kind − 1 .. FIRST_LAYOUT + kind
 LENGTH = FIRST_LAYOUT + KINDS - 1  # bytes of an entry of each kind: LENGTH + kind
 # windows; the delay is in tiles
@@ -41,10 +43,11 @@ D_AT, D_QUANTUM, D_MEASURE = range(3)
 # registers
 R_AT, R_COLUMN = range(2)
 # features
-F_OPERATION, F_A, F_B, F_C, F_D = range(5)
+F_OPERATION, F_A, F_B, F_C, F_D, F_E = range(6)
 
 OPERATION_CODES = {operation: code for code, operation in enumerate(Operation)}
 NO_LOCATION = -1
+NOTHING_UNUSUAL = -1
 
 
 class Tables(NamedTuple):
@@ -136,7 +139,7 @@ class _Build:
             _table(self.sets, S_STRIDE + 1),
             _table(self.decays, D_MEASURE + 1),
             _table(self.registers, R_COLUMN + 1),
-            _table(self.features, F_D + 1),
+            _table(self.features, F_E + 1),
             np.array(self.defaults, np.float64),
             _table(self.layout, 3),
             np.array(self.categories, np.int64),
@@ -166,14 +169,15 @@ class _Build:
         ring_at, at = at, at + 1 + entity.log.ring
         if at > MAX_STATE_SLOTS:
             raise SpecInvalid([Fault(f"entities.{entity.name}", f"its state needs {at} slots of {MAX_STATE_SLOTS}")])
-        places = _Places(window_at, register_at, location_at, starts[1], starts[2])
+        places = _Places(window_at, starts[0], register_at, location_at, starts[1], starts[2])
         for feature in entity.features:
             self.feature(feature, _entity_arguments(feature, entity, places))
         ends = [len(table) for table in (self.windows, self.sets, self.decays, self.registers, self.features)]
         row = [at, ring_at, entity.log.ring, horizon_ms, _longest_ms(entity), int(FIELD_COLUMNS[entity.key])]
         row += [entity.log.compact_at, entity.log.keep, spec_hash]
         row += [starts[0], ends[0], starts[1], ends[1], starts[2], ends[2], starts[3], ends[3], location_at]
-        row += [starts[4], ends[4]]
+        row += [starts[4], ends[4], int(_sums(entity, "log") or _sums(entity, "log_squared"))]
+        row += _unusual_arguments(entity, places)
         self.entities.append(row + self.entry_layouts(entity, compared, located=located))
 
     def window(self, window: Window, at: int) -> int:
@@ -199,7 +203,7 @@ class _Build:
 
     def feature(self, feature: Feature, arguments: list[int]) -> None:
         row = [OPERATION_CODES[feature.operation], *arguments]
-        self.features.append(row + [0] * (F_D + 1 - len(row)))
+        self.features.append(row + [0] * (F_E + 1 - len(row)))
         self.defaults.append(np.nan if feature.default is None else feature.default)
 
     def entry_layouts(self, entity: Entity, compared: Iterable[str], *, located: bool) -> list[int]:
@@ -209,10 +213,11 @@ class _Build:
         attempt = [Column.ID, Column.TIME, Column.AMOUNT, *dict.fromkeys(members)]
         if located:
             attempt += [Column.LATITUDE, Column.LONGITUDE]
+        labelled = [Column.AMOUNT] if _sums(entity, "fraud_amount") else []
         columns = {
             Kind.ATTEMPT: attempt,
             Kind.FOLLOW_UP: [Column.ID, Column.TIME, Column.ADDED],
-            Kind.FRAUD_LABEL: [Column.ID, Column.TIME, Column.ORIGIN, Column.DELTA],
+            Kind.FRAUD_LABEL: [Column.ID, Column.TIME, Column.ORIGIN, Column.DELTA, *labelled],
             Kind.ISSUER_DECLINE: [Column.ID, Column.TIME, Column.ORIGIN],
             Kind.VOID: [Column.ID, Column.TIME, Column.ORIGIN, Column.AMOUNT, Column.DELTA],
         }
@@ -246,9 +251,10 @@ _WIDTHS = {  # bytes, signed
 
 @dataclass(frozen=True, slots=True)
 class _Places:
-    """Where an entity's parts stand: in its state (windows, registers, location) or in the tables (sets, decays)."""
+    """Where an entity's parts stand: in its state (`…_at`), or in the tables (`first_…`)."""
 
     window_at: dict[str, int]
+    first_window: int
     register_at: dict[str, int]
     location_at: int
     first_set: int
@@ -257,32 +263,49 @@ class _Places:
 
 def _entity_arguments(feature: Feature, entity: Entity, places: _Places) -> list[int]:
     """The integers of one feature row: places in the state wherever they are known now."""
-
-    def total(measure: str) -> int:
-        window = next(item for item in entity.windows if item.name == feature.target)
-        return places.window_at[feature.target] + 1 + window.sums.index(measure)
-
+    totals = [_total_at(entity, feature.target, measure, places) for measure in feature.summed]
     match feature.operation:
-        case Operation.TOTAL:
-            return [total(feature.other)]
-        case Operation.MEAN:
-            return [total(feature.other), total("count")]
+        case Operation.TOTAL | Operation.MEAN:
+            return totals
         case Operation.RATIO:
-            return [total("amount"), total("count")]
+            return [*totals, int(feature.other == "log")]
         case Operation.ZSCORE:
-            return [total("count"), total("units"), total("units_squared"), feature.minimum]
+            return [*totals, feature.minimum, int(feature.other == "log")]
         case Operation.RATE:
-            return [total(feature.other), total("count"), *feature.prior]
+            return [*totals, *feature.prior]
+        case Operation.RUN | Operation.LATEST | Operation.EARLIEST:  # which look at single tiles
+            names = [window.name for window in entity.windows]
+            sums = entity.windows[names.index(feature.target)].sums
+            return [places.first_window + names.index(feature.target), *map(sums.index, feature.summed)]
         case Operation.CHANGED:
             return [places.register_at[feature.target], int(FIELD_COLUMNS[feature.target])]
         case Operation.DISTANCE | Operation.SPEED:
             return [places.location_at]
-        case Operation.DISTINCT | Operation.NEW | Operation.SHARE:
+        case Operation.DISTINCT | Operation.NEW | Operation.SHARE | Operation.ENTROPY:
             return [places.first_set + [item.name for item in entity.sets].index(feature.target), feature.window_ms]
         case Operation.DECAYED:
             return [places.first_decay + [item.name for item in entity.decays].index(feature.target)]
         case _:
             return []
+
+
+def _unusual_arguments(entity: Entity, places: _Places) -> list[int]:
+    """An entity's columns from UNUSUAL_COUNT_AT to ABOVE_DENOMINATOR."""
+    unusual = entity.unusual
+    if unusual is None:
+        return [NOTHING_UNUSUAL, NOTHING_UNUSUAL, 0, 0, 1]
+    totals = [_total_at(entity, unusual.window, measure, places) for measure in ("count", "amount")]
+    return [*totals, unusual.minimum, *unusual.above.as_integer_ratio()]
+
+
+def _total_at(entity: Entity, name: str, measure: str, places: _Places) -> int:
+    """Where a window's total of a measure stands in the state."""
+    window = next(item for item in entity.windows if item.name == name)
+    return places.window_at[name] + 1 + window.sums.index(measure)
+
+
+def _sums(entity: Entity, measure: str) -> bool:
+    return any(measure in window.sums for window in entity.windows)
 
 
 def _transaction_arguments(feature: Feature) -> list[int]:

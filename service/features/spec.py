@@ -5,7 +5,7 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 
 from service.errors import Fault, SpecInvalid
@@ -15,7 +15,10 @@ MINUTE_MS = 60 * SECOND_MS
 HOUR_MS = 60 * MINUTE_MS
 DAY_MS = 24 * HOUR_MS
 
-MEASURES = ("count", "amount", "units", "units_squared", "fraud", "issuer_declined")
+MEASURES = (
+    "count", "amount", "units", "units_squared", "fraud", "issuer_declined",
+    "fraud_amount", "unusual", "log", "log_squared",
+)  # fmt: skip
 KEY_FIELDS = ("card_id", "merchant_id", "terminal_id", "device_id", "customer_id", "email_hash", "ip_address")
 COUNTRY_FIELDS = ("merchant_country", "card_country", "billing_country", "shipping_country", "ip_country")
 MEMBER_FIELDS = (*KEY_FIELDS, "merchant_category_code", *COUNTRY_FIELDS)  # what a set or a register can hold
@@ -26,6 +29,7 @@ CODE_FIELDS = ("channel", "entry_mode", "cvc_check", "avs_check", "three_ds", *C
 MAX_STATE_SLOTS = 1 << 14  # 128 KiB of int64 per entity while it is folded; the shipped spec uses a twentieth
 MAX_RING = 1 << 12
 MAX_LOG = 256
+MAX_ABOVE = 1_000_000  # so that the fraction it is fits two integers
 
 
 class Operation(StrEnum):
@@ -46,6 +50,10 @@ class Operation(StrEnum):
     SHARE = "share"
     DECAYED = "decayed"
     KNOWN = "known"
+    RUN = "run"
+    LATEST = "latest"
+    EARLIEST = "earliest"
+    ENTROPY = "entropy"
     FIELD = "field"
     HOUR = "hour"
     WEEKDAY = "weekday"
@@ -108,10 +116,20 @@ class Log:
 
 
 @dataclass(frozen=True, slots=True)
+class Unusual:
+    """What makes an attempt unusual: more than `above` times the mean amount of a window that has counted `minimum`."""
+
+    window: str
+    above: float
+    minimum: int
+
+
+@dataclass(frozen=True, slots=True)
 class Feature:
     """One number of the feature vector.
 
-    `target` is the window, set, counter or field the operation works on; `other` the measure or the second field.
+    `target` is the window, set, counter or field the operation works on; `other` the measure or the second field;
+    `per` the measure that a mean is per. Where a measure goes without saying, it is "".
     """
 
     name: str
@@ -122,6 +140,27 @@ class Feature:
     minimum: int = 0
     prior: tuple[int, int] = (0, 0)
     default: float | None = None
+    per: str = ""
+
+    @property
+    def summed(self) -> tuple[str, ...]:
+        """What its window has to sum, in the order in which the operation takes it; nothing where it has no window."""
+        match self.operation:
+            case Operation.TOTAL | Operation.LATEST | Operation.EARLIEST:
+                return (self.other,)
+            case Operation.MEAN:
+                return self.other, self.per or "count"
+            case Operation.RATIO:
+                return self.other or "amount", "count"
+            case Operation.ZSCORE:
+                of = self.other or "units"
+                return "count", of, f"{of}_squared"
+            case Operation.RATE:
+                return self.other, "count"
+            case Operation.RUN:
+                return "count", "fraud"
+            case _:
+                return ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +174,7 @@ class Entity:
     sets: tuple[MemberSet, ...]
     decays: tuple[DecayedCounter, ...]
     features: tuple[Feature, ...]
+    unusual: Unusual | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +189,8 @@ class Spec:
     @property
     def sha256(self) -> str:
         """Digest of what the spec means; comments and spacing do not count, order does."""
-        return hashlib.sha256(json.dumps(asdict(self), separators=(",", ":")).encode()).hexdigest()
+        meaning = asdict(self, dict_factory=_what_is_said)
+        return hashlib.sha256(json.dumps(meaning, separators=(",", ":")).encode()).hexdigest()
 
 
 def parse_spec(document: Mapping[str, object]) -> Spec:
@@ -167,6 +208,15 @@ def parse_spec(document: Mapping[str, object]) -> Spec:
     if reader.faults:
         raise SpecInvalid(reader.faults)
     return spec
+
+
+# Fields that specs did not have from the start. They count in the digest only where they say something: a spec that was
+# written before keeps the digest under which bundles and stores know it.
+_UNSAID = {"per": "", "unusual": None}
+
+
+def _what_is_said(fields: list[tuple[str, object]]) -> dict[str, object]:
+    return {name: value for name, value in fields if name not in _UNSAID or value != _UNSAID[name]}
 
 
 _DURATION = re.compile(r"([1-9][0-9]*)([smhd])")
@@ -208,7 +258,9 @@ class _Reader:
         return Spec(horizon_ms, entities, features, categories)
 
     def entity(self, path: str, name: str, value: object, horizon_ms: int) -> Entity:
-        body = self.mapping(path, value, required=("key", "log", "features"), optional=("windows", "sets", "decays"))
+        body = self.mapping(
+            path, value, required=("key", "log", "features"), optional=("windows", "sets", "decays", "unusual")
+        )
         windows = tuple(
             self.window(f"{path}.windows.{key}", key, item)
             for key, item in self.named(f"{path}.windows", body.get("windows", {}))
@@ -224,9 +276,15 @@ class _Reader:
             self.decay(f"{path}.decays.{key}", key, item)
             for key, item in self.named(f"{path}.decays", body.get("decays", {}))
         )
+        unusual = self.unusual(f"{path}.unusual", body["unusual"], windows) if "unusual" in body else None
+        for window in windows:
+            if unusual is None and "unusual" in window.sums:
+                self.fault(
+                    f"{path}.windows.{window.name}.sums", "sums unusual, but the entity does not say what that is"
+                )
         entity = Entity(
             name, self.choice(f"{path}.key", body.get("key"), KEY_FIELDS), self.log(f"{path}.log", body.get("log")),
-            windows, sets, decays, (),
+            windows, sets, decays, (), unusual,
         )  # fmt: skip
         features = tuple(
             self.feature(f"{path}.features.{key}", key, item, entity)
@@ -235,7 +293,7 @@ class _Reader:
         for feature in features:
             if feature.window_ms > horizon_ms > 0:
                 self.fault(f"{path}.features.{feature.name}.window", "must not exceed the horizon")
-        return Entity(entity.name, entity.key, entity.log, windows, sets, decays, features)
+        return replace(entity, features=features)
 
     def log(self, path: str, value: object) -> Log:
         body = self.mapping(path, value, required=("compact_at", "keep", "ring"))
@@ -281,6 +339,21 @@ class _Reader:
         of = self.choice(f"{path}.of", body.get("of"), MEMBER_FIELDS)
         return MemberSet(name, of, self.whole(f"{path}.capacity", body.get("capacity"), 1, 1024), hop_ms, tally)
 
+    def unusual(self, path: str, value: object, windows: Sequence[Window]) -> Unusual:
+        body = self.mapping(path, value, required=("window", "above", "minimum"))
+        name = self.choice(f"{path}.window", body.get("window"), tuple(window.name for window in windows))
+        for window in windows:
+            if window.name == name and (window.delay_ms or window.at_report):
+                self.fault(f"{path}.window", "expected a window without delay, not at report: what the entity does now")
+            if window.name == name and not {"count", "amount"} <= set(window.sums):
+                self.fault(f"{path}.window", f"the window {name} does not sum count and amount")
+        above = self.number(f"{path}.above", body.get("above"))
+        if not 1 < above <= MAX_ABOVE:
+            self.fault(
+                f"{path}.above", f"expected a number above 1, at most {MAX_ABOVE}: how many times the mean amount"
+            )
+        return Unusual(name, above, self.whole(f"{path}.minimum", body.get("minimum"), 1, 1 << 20))
+
     def decay(self, path: str, name: str, value: object) -> DecayedCounter:
         body = self.mapping(path, value, required=("half_life", "sum"))
         half_life_ms = self.duration(f"{path}.half_life", body.get("half_life"))
@@ -303,23 +376,38 @@ class _Reader:
         for key in body.keys() - allowed:
             self.fault(f"{path}.{key}", f"{operation} does not take it")
         default = self.number(f"{path}.default", body["default"]) if "default" in body else None
-        target, other = self.arguments(f"{path}.{operation}", operation, argument, body, entity)
+        target, other = self.arguments(path, operation, argument, body, entity)
         window_ms = (
             self.duration(f"{path}.window", body.get("window")) if operation is Operation.DISTINCT else 0
         )  # a set has no window of its own
         minimum = self.whole(f"{path}.minimum", body.get("minimum", 2), 2, 1 << 20)
-        return Feature(name, operation, target, other, window_ms, minimum, self.prior(path, operation, body), default)
+        feature = Feature(
+            name, operation, target, other, window_ms, minimum, self.prior(path, operation, body), default,
+            self.per(path, operation, body),
+        )  # fmt: skip
+        if entity is not None:
+            self.require_sums(f"{path}.{operation}", feature, entity)
+        return feature
 
     def arguments(
-        self, path: str, operation: Operation, argument: object, body: Mapping[str, object], entity: Entity | None
+        self, place: str, operation: Operation, argument: object, body: Mapping[str, object], entity: Entity | None
     ) -> tuple[str, str]:
         """The operation's target and, where it has one, its measure or second field."""
-        if entity is not None and operation in _WINDOW_MEASURES:
-            return self.window_target(path, operation, argument, body, entity)
-        if entity is not None and operation in {Operation.DISTINCT, Operation.NEW, Operation.SHARE}:
+        path = f"{place}.{operation}"
+        if operation in _OF_A_MEASURE:
+            window, _, measure = str(argument).partition(".")
+            return window, measure
+        if operation in {Operation.RATE, Operation.RUN}:
+            return str(argument), str(body.get("of", ""))
+        if operation in _AMOUNTS:
+            usual = _AMOUNTS[operation][0]
+            of = self.choice(f"{place}.of", body.get("of", usual), _AMOUNTS[operation])
+            return str(argument), "" if of == usual else of
+        if entity is not None and operation in _OF_A_SET:
             chosen = self.choice(path, argument, tuple(item.name for item in entity.sets))
-            if operation is Operation.SHARE and any(s.name == chosen and s.tally is None for s in entity.sets):
-                self.fault(path, f"the set {chosen} keeps no tally to take a share of")
+            tallied = operation in {Operation.SHARE, Operation.ENTROPY}
+            if tallied and any(item.name == chosen and item.tally is None for item in entity.sets):
+                self.fault(path, f"the set {chosen} keeps no tally, which {operation} is of")
             return chosen, ""
         if entity is not None and operation is Operation.DECAYED:
             return self.choice(path, argument, tuple(item.name for item in entity.decays)), ""
@@ -339,22 +427,22 @@ class _Reader:
             self.fault(path, "expected true")
         return "", ""
 
-    def window_target(
-        self, path: str, operation: Operation, argument: object, body: Mapping[str, object], entity: Entity
-    ) -> tuple[str, str]:
-        name, measure = str(argument), ""
-        if operation in {Operation.TOTAL, Operation.MEAN}:
-            name, _, measure = name.partition(".")
-        elif operation is Operation.RATE:
-            measure = str(body.get("of", ""))
+    def require_sums(self, path: str, feature: Feature, entity: Entity) -> None:
+        """A feature of a window needs a window of the entity that sums what it takes."""
+        if not feature.summed:
+            return
         windows = {window.name: window for window in entity.windows}
-        if name not in windows:
+        if feature.target not in windows:
             self.fault(path, "expected a window of this entity: " + ", ".join(windows))
-            return "", ""
-        needed = [part or measure for part in _WINDOW_MEASURES[operation]]
-        for missing in [part for part in needed if part not in windows[name].sums]:
-            self.fault(path, f"the window {name} does not sum {missing or 'a measure named here'}")
-        return name, measure
+            return
+        for missing in [measure for measure in feature.summed if measure not in windows[feature.target].sums]:
+            self.fault(path, f"the window {feature.target} does not sum {missing or 'a measure named here'}")
+
+    def per(self, path: str, operation: Operation, body: Mapping[str, object]) -> str:
+        if operation is not Operation.MEAN or "per" not in body:
+            return ""
+        per = self.choice(f"{path}.per", body["per"], MEASURES)
+        return "" if per == "count" else per
 
     def prior(self, path: str, operation: Operation, body: Mapping[str, object]) -> tuple[int, int]:
         if operation is not Operation.RATE:
@@ -424,15 +512,13 @@ class _Reader:
 
 
 _EXTRA_KEYS: dict[Operation, tuple[str, ...]] = {
-    Operation.ZSCORE: ("minimum",),
+    Operation.MEAN: ("per",),
+    Operation.RATIO: ("of",),
+    Operation.ZSCORE: ("minimum", "of"),
     Operation.RATE: ("of", "prior"),
     Operation.DISTINCT: ("window",),
 }
-_FEATURE_KEYS = (*Operation, "default", "minimum", "of", "prior", "window")
-_WINDOW_MEASURES: dict[Operation, tuple[str, ...]] = {  # what the window must sum; "" is the measure named
-    Operation.TOTAL: ("",),
-    Operation.MEAN: ("", "count"),
-    Operation.RATIO: ("amount", "count"),
-    Operation.ZSCORE: ("count", "units", "units_squared"),
-    Operation.RATE: ("", "count"),
-}
+_FEATURE_KEYS = (*Operation, "default", "minimum", "of", "per", "prior", "window")
+_OF_A_MEASURE = frozenset({Operation.TOTAL, Operation.MEAN, Operation.LATEST, Operation.EARLIEST})
+_OF_A_SET = frozenset({Operation.DISTINCT, Operation.NEW, Operation.SHARE, Operation.ENTROPY})
+_AMOUNTS = {Operation.RATIO: ("amount", "log"), Operation.ZSCORE: ("units", "log")}  # the first if nothing is said

@@ -13,13 +13,22 @@ from service.features.spec import parse_spec
 from tests.features.oracle import Declaration, define
 from tests.features.streams import DAY_MS, START_MS, Rows, Step, events_of, rows_of
 
-SHIPPED = Path(__file__).parents[2] / "training" / "configs" / "features.yaml"
+CONFIGS = Path(__file__).parents[2] / "training" / "configs"
 ELSEWHERE = 1_000_000  # a card, merchant and device that no test looks at
 
 
 def shipped_spec() -> Declaration:
     """The specification that the shipped model was trained with."""
-    document: Declaration = yaml.safe_load(SHIPPED.read_text("utf-8"))
+    return declared("features.yaml")
+
+
+def handbook_spec() -> Declaration:
+    """The specification for the Handbook's data, which has every operation over windows."""
+    return declared("handbook_features.yaml")
+
+
+def declared(name: str) -> Declaration:
+    document: Declaration = yaml.safe_load((CONFIGS / name).read_text("utf-8"))
     return document
 
 
@@ -64,6 +73,7 @@ def card_spec(
     windows: Mapping[str, Declaration] | None = None,
     sets: Mapping[str, Declaration] | None = None,
     decays: Mapping[str, Declaration] | None = None,
+    unusual: Declaration | None = None,
     transaction: Mapping[str, Declaration] | None = None,
     horizon: str = "90d",
     log: Mapping[str, int] | None = None,
@@ -80,6 +90,7 @@ def card_spec(
                 "sets": sets or {},
                 "decays": decays or {},
                 "features": features,
+                **({"unusual": unusual} if unusual else {}),
             }
         },
         "transaction": {"features": transaction or {}, "categories": []},

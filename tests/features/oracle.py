@@ -5,7 +5,7 @@ entries it accepted, and each value is worked out from that list alone. Written 
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -22,6 +22,7 @@ DAY_MS = 86_400_000
 HOUR_MS = 3_600_000
 SATURATED = 2**53 - 1
 EMPTY: Declaration = {}
+LOGARITHMS = [round(65_536 * math.log2(1 + i / 64)) for i in range(65)]
 COSINES = [round(10_000 * math.cos(math.radians(degree))) for degree in range(91)]
 
 
@@ -55,6 +56,15 @@ class Window:
 
 
 @dataclass(frozen=True)
+class Unusual:
+    """An attempt is unusual above so many times the mean amount of a window, once that has counted `minimum`."""
+
+    window: str
+    above: float
+    minimum: int
+
+
+@dataclass(frozen=True)
 class SlotSet:
     """A bounded list of the values of a field; with `tally`, a weight for each that decays `per_tile` steps a tile."""
 
@@ -83,6 +93,7 @@ class Definition:
     windows: Mapping[str, Window]
     sets: Mapping[str, SlotSet]
     counters: Mapping[str, Counter]
+    unusual: Unusual | None
     features: Mapping[str, Declaration]
 
     @property
@@ -126,9 +137,21 @@ class Oracle:
         if self.log and as_of - self.log[-1].as_of > self.defined.horizon:
             self.log = []
         values = self.read(event, as_of, born_at)
-        self.log.append(Accepted(event, measures(event), as_of))
+        adds = measures(event) | {"unusual": int(self.unusual(event, as_of))}
+        self.log.append(Accepted(event, adds, as_of))
         self.rev += 1
         return values
+
+    def unusual(self, event: Event, as_of: int) -> bool:
+        """Whether an attempt's amount is far above what its entity spent before it."""
+        declared = self.defined.unusual
+        if declared is None or event["kind"] != Kind.ATTEMPT:
+            return False
+        reading = Reading(self.defined, self.log, event, as_of)
+        count, amount = reading.total(declared.window, "count"), reading.total(declared.window, "amount")
+        if count < declared.minimum or amount <= 0:
+            return False
+        return float(number(event, "amount")) * float(count) > declared.above * float(amount)
 
     def read(self, event: Event, as_of: int, born_at: int) -> list[float]:
         """The features of `event` from the entries before it, as of `as_of`."""
@@ -155,11 +178,21 @@ class Reading:
             case {"total": str(name)}:
                 return float(self.total(*name.split(".")))
             case {"mean": str(name)}:
-                return self.mean(*name.split("."), default=default)
+                return self.mean(*name.split("."), per=str(feature.get("per", "count")), default=default)
+            case {"ratio": str(window), "of": "log"}:
+                return self.log_ratio(window, default=default)
             case {"ratio": str(window)}:
                 return self.ratio(window, default=default)
+            case {"zscore": str(window), "of": "log", "minimum": int(minimum)}:
+                return self.zscore(window, "log", logarithm(self.event), minimum, default=default)
             case {"zscore": str(window), "minimum": int(minimum)}:
-                return self.zscore(window, minimum, default=default)
+                return self.zscore(window, "units", units(self.event), minimum, default=default)
+            case {"run": str(window)}:
+                return self.run(window)
+            case {"latest": str(name)}:
+                return self.days_ago(*name.split("."), choose=max, default=default)
+            case {"earliest": str(name)}:
+                return self.days_ago(*name.split("."), choose=min, default=default)
             case {"rate": str(window), "of": str(measure), "prior": [int(fraud), int(count)]}:
                 return self.rate(window, measure, fraud, count)
             case {"since_last": True}:
@@ -178,6 +211,8 @@ class Reading:
                 return self.new(name, default=default)
             case {"share": str(name)}:
                 return self.share(name, default=default)
+            case {"entropy": str(name)}:
+                return self.entropy(name, default=default)
             case {"decayed": str(name)}:
                 return self.decayed(name)
             case {"known": True}:
@@ -191,10 +226,10 @@ class Reading:
         window = self.defined.windows[name]
         return sum(entry.adds.get(measure, 0) for entry in self.log if counted(window, entry, self.as_of))
 
-    def mean(self, window: str, measure: str, *, default: float) -> float:
-        """Σ measure / Σ count."""
-        count = self.total(window, "count")
-        return default if count <= 0 else float(self.total(window, measure)) / float(count)
+    def mean(self, window: str, measure: str, *, per: str, default: float) -> float:
+        """Σ measure / Σ per."""
+        below = self.total(window, per)
+        return default if below <= 0 else float(self.total(window, measure)) / float(below)
 
     def ratio(self, window: str, *, default: float) -> float:
         """The amount times the mean count per amount: Σ count / Σ amount."""
@@ -203,15 +238,22 @@ class Reading:
             return default
         return float(number(self.event, "amount")) * float(count) / float(amount)
 
-    def zscore(self, window: str, minimum: int, *, default: float) -> float:
-        """How many standard deviations the amount lies above the mean, in capped units."""
+    def log_ratio(self, window: str, *, default: float) -> float:
+        """The binary logarithm of the amount over the geometric mean."""
+        count = self.total(window, "count")
+        if count <= 0:
+            return default
+        return (float(logarithm(self.event)) - float(self.total(window, "log")) / float(count)) / 64.0
+
+    def zscore(self, window: str, of: str, own: int, minimum: int, *, default: float) -> float:
+        """How many standard deviations the transaction's own value of `of` lies above the mean."""
         c = float(self.total(window, "count"))
-        s = float(self.total(window, "units"))
-        q = float(self.total(window, "units_squared"))
+        s = float(self.total(window, of))
+        q = float(self.total(window, f"{of}_squared"))
         v = c * q - s * s
         if c < minimum or v <= 0:
             return default
-        return (float(units(self.event)) * c - s) / math.sqrt(v)
+        return (float(own) * c - s) / math.sqrt(v)
 
     def rate(self, window: str, measure: str, prior: int, prior_count: int) -> float:
         """(Σ measure + a) / (Σ count + b), as IEEE divides: voids may have taken more than was counted."""
@@ -219,6 +261,33 @@ class Reading:
         below = np.float64(self.total(window, "count") + prior_count)
         with np.errstate(divide="ignore", invalid="ignore"):
             return float(above / below)
+
+    def tiles(self, name: str, measure: str) -> dict[int, int]:
+        """What each visible tile of a window holds of a measure, by tile, those left out that hold nothing."""
+        window, held = self.defined.windows[name], dict[int, int]()
+        for entry in self.log:
+            if counted(window, entry, self.as_of):
+                tile = window_time(window, entry.event) // window.hop
+                held[tile] = held.get(tile, 0) + entry.adds.get(measure, 0)
+        return held
+
+    def run(self, window: str) -> float:
+        """Frauds in the newest tiles with attempts, back to the first in which not all were frauds."""
+        counts, frauds = self.tiles(window, "count"), self.tiles(window, "fraud")
+        run = 0
+        for tile in sorted(counts, reverse=True):
+            if counts[tile] > 0 and frauds[tile] < counts[tile]:
+                break
+            run += frauds[tile] if counts[tile] > 0 else 0
+        return float(run)
+
+    def days_ago(self, name: str, measure: str, *, choose: Callable[[Iterable[int]], int], default: float) -> float:
+        """Days from the end of a tile that holds something of a measure to the end of the newest visible one."""
+        window = self.defined.windows[name]
+        holding = [tile for tile, held in self.tiles(name, measure).items() if held > 0]
+        if not holding:
+            return default
+        return float((visible(window, self.as_of)[-1] - choose(holding)) * window.hop) / float(DAY_MS)
 
     # Last values
 
@@ -295,12 +364,27 @@ class Reading:
 
     def share(self, name: str, *, default: float) -> float:
         """The weight of the transaction's value among all weights, each decayed to now."""
-        chosen = self.defined.sets[name]
-        now, value = self.as_of // chosen.hop, self.event[chosen.of]
-        weights = {slot.value: decay(slot.weight, (now - slot.tile) * chosen.per_tile) for slot in self.slots(name)}
+        value, weights = self.event[self.defined.sets[name].of], self.weights(name)
         if value is None or sum(weights.values()) == 0:
             return default
         return float(weights.get(value, 0)) / float(sum(weights.values()))
+
+    def entropy(self, name: str, *, default: float) -> float:
+        """How many bits it takes on average to say which value, by weight."""
+        weights = self.weights(name).values()
+        total, bits = sum(weights), 0.0
+        if total == 0:
+            return default
+        for weight in weights:
+            if weight > 0:
+                bits += float(weight) / float(total) * float(lg(total) - lg(weight))
+        return bits / 65_536.0
+
+    def weights(self, name: str) -> dict[int, int]:
+        """The weight of each value of a set, decayed to now, in the order of the slots."""
+        chosen = self.defined.sets[name]
+        now = self.as_of // chosen.hop
+        return {slot.value: decay(slot.weight, (now - slot.tile) * chosen.per_tile) for slot in self.slots(name)}
 
     # Decayed counters
 
@@ -326,7 +410,7 @@ def measures(event: Event) -> dict[str, int]:
         case Kind.FOLLOW_UP:
             return {"amount": number(event, "added")}
         case Kind.FRAUD_LABEL:
-            return {"fraud": number(event, "delta")}
+            return {"fraud": number(event, "delta"), "fraud_amount": number(event, "delta") * number(event, "amount")}
         case Kind.ISSUER_DECLINE:
             return {"issuer_declined": 1}
         case Kind.VOID:
@@ -340,11 +424,26 @@ def amounts(event: Event, *, attempts: int, amount: int) -> dict[str, int]:
         "amount": amount,
         "units": attempts * units(event),
         "units_squared": attempts * units(event) ** 2,
+        "log": attempts * logarithm(event),
+        "log_squared": attempts * logarithm(event) ** 2,
     }
 
 
 def units(event: Event) -> int:
     return min(number(event, "amount") // 100, 100_000)
+
+
+def logarithm(event: Event) -> int:
+    """The amount's binary logarithm in 1/64."""
+    return lg(1 + number(event, "amount")) // 1024
+
+
+def lg(value: int) -> int:
+    """A whole number's binary logarithm in 2^-16, between 64ths of an octave in a straight line."""
+    exponent = value.bit_length() - 1
+    fraction = (value << 22 >> exponent) - 2**22
+    step, rest = divmod(fraction, 65_536)
+    return 65_536 * exponent + (LOGARITHMS[step] * (65_536 - rest) + LOGARITHMS[step + 1] * rest) // 65_536
 
 
 def counted(window: Window, entry: Accepted, as_of: int) -> bool:
@@ -353,9 +452,14 @@ def counted(window: Window, entry: Accepted, as_of: int) -> bool:
     applied = entry.as_of
     if not (applied - window.delay - window.length) // window.hop <= tile <= applied // window.hop:
         return False
+    return tile in visible(window, as_of)
+
+
+def visible(window: Window, as_of: int) -> range:
+    """The tiles of a window that are visible at `as_of`."""
     first = (as_of - window.delay - window.length) // window.hop
     last = as_of // window.hop if window.delay == 0 else (as_of - window.delay) // window.hop - 1
-    return first <= tile <= last
+    return range(first, last + 1)
 
 
 def window_time(window: Window, event: Event) -> int:
@@ -512,6 +616,7 @@ def read_entity(spec: Declaration, entity: str) -> Definition:
         windows={name: read_window(item) for name, item in named(declared, "windows")},
         sets={name: read_set(item) for name, item in named(declared, "sets")},
         counters={name: read_counter(item) for name, item in named(declared, "decays")},
+        unusual=read_unusual(mapping(declared["unusual"])) if "unusual" in declared else None,
         features=dict(named(declared, "features")),
     )
 
@@ -523,6 +628,10 @@ def read_window(declared: Declaration) -> Window:
         delay=milliseconds(declared.get("delay", "0s")),
         at=str(declared.get("at", "transaction")),
     )
+
+
+def read_unusual(declared: Declaration) -> Unusual:
+    return Unusual(str(declared["window"]), floating(declared["above"]), integer(declared["minimum"]))
 
 
 def read_set(declared: Declaration) -> SlotSet:

@@ -1,5 +1,6 @@
 """Hypothesis strategies: any valid feature specification, and any short stream of events."""
 
+from itertools import pairwise
 from typing import NamedTuple
 
 from hypothesis import strategies as st
@@ -13,9 +14,21 @@ HOPS_S = (1, 7, 60, 300, 3_600, 21_600, 86_400)
 MOST_TILES = 12
 MOST_DELAY_TILES = 7
 HALF_LIVES_S = (8, 64, 3_600, 86_400, 32 * 86_400)  # multiples of 64 ms
+OF_A_MEASURE = ("total", "latest", "earliest")
+OF_WEIGHTS = ("share", "entropy")
 KEYS = ("card_id", "merchant_id", "terminal_id", "device_id", "customer_id")
 MEMBERS = (*KEYS, "merchant_category_code", "merchant_country", "card_country", "ip_country")
-MEASURES = ("count", "amount", "units", "units_squared", "fraud", "issuer_declined")
+MEASURES = (
+    "count", "amount", "units", "units_squared", "fraud", "issuer_declined", "fraud_amount", "log", "log_squared",
+)  # fmt: skip
+TOGETHER = (  # what some operation needs; drawn one by one these would seldom meet
+    (),
+    ("count", "amount"),
+    ("count", "units", "units_squared"),
+    ("count", "log", "log_squared"),
+    ("count", "fraud"),
+    ("fraud", "fraud_amount"),
+)
 
 TRANSACTION_FEATURES: Named = {
     "amount": {"field": "amount"},
@@ -81,15 +94,13 @@ def specs(draw: st.DrawFn) -> Declaration:
 def entities(draw: st.DrawFn, key: str, horizon_s: int) -> Declaration:
     """One entity, with cost parameters so small that compaction and forgetting happen within a few entries."""
     compact_at, keep, spare = draw(st.integers(1, 6)), draw(st.integers(1, 3)), draw(st.integers(0, 5))
-    groups = Groups(
-        windows=draw(named("w", windows_within(horizon_s))),
-        sets=draw(named("s", member_sets())),
-        decays=draw(named("d", counters())),
-    )
+    windows, unusual = draw(unusual_counted(draw(named("w", windows_within(horizon_s)))))
+    groups = Groups(windows, sets=draw(named("s", member_sets())), decays=draw(named("d", counters())))
     return {
         "key": key,
         "log": {"compact_at": compact_at, "keep": keep, "ring": compact_at + keep + spare},
         **groups._asdict(),
+        **unusual,
         "features": draw(features(key.removesuffix("_id"), horizon_s, groups)),
     }
 
@@ -106,14 +117,44 @@ def windows_within(draw: st.DrawFn, horizon_s: int) -> Declaration:
     """A window whose length and delay together fit the horizon."""
     tiles = MOST_TILES + MOST_DELAY_TILES
     hop_s = draw(st.sampled_from([hop_s for hop_s in HOPS_S if hop_s * tiles <= horizon_s]))
-    at = draw(st.sampled_from(["transaction", "report"]))
-    delay_s = hop_s * draw(st.sampled_from([0, 1, 3, MOST_DELAY_TILES]))
+    at = draw(st.sampled_from(["transaction", "transaction", "report"]))
+    delay_s = hop_s * draw(st.sampled_from([0, 0, 0, 1, 3, MOST_DELAY_TILES]))
     return {
         "length": f"{hop_s * draw(st.integers(1, MOST_TILES))}s",
         "hop": f"{hop_s}s",
-        "sums": draw(st.lists(st.sampled_from(MEASURES), min_size=1, unique=True)),
+        "sums": draw(sums()),
         "at": at,
     } | ({"delay": f"{delay_s}s"} if delay_s and at == "transaction" else {})
+
+
+@st.composite
+def sums(draw: st.DrawFn) -> list[str]:
+    """What a window sums, in any order."""
+    together = draw(st.sampled_from(TOGETHER))
+    others = draw(st.lists(st.sampled_from(MEASURES), min_size=0 if together else 1))
+    return draw(st.permutations(list(dict.fromkeys([*together, *others]))))
+
+
+@st.composite
+def unusual_counted(draw: st.DrawFn, windows: Named) -> tuple[Named, Named]:
+    """The windows, and what is unusual by one of them, which then sums what that needs; some count it."""
+    able = [name for name, window in windows.items() if "delay" not in window and window["at"] == "transaction"]
+    if not able:
+        return windows, {}
+    by, above = draw(st.sampled_from(able)), draw(st.sampled_from([1.001, 1.5, 3]))
+    counting = draw(st.sets(st.sampled_from(list(windows)), min_size=1))
+    added = {name: ["count", "amount"] * (name == by) + ["unusual"] * (name in counting) for name in windows}
+    widened: Named = {
+        name: {**window, "sums": list(dict.fromkeys([*summed(window), *added[name]]))}
+        for name, window in windows.items()
+    }
+    return widened, {"unusual": {"window": by, "above": above, "minimum": draw(st.integers(1, 3))}}
+
+
+def summed(window: Declaration) -> list[str]:
+    sums = window["sums"]
+    assert isinstance(sums, list), sums
+    return sums
 
 
 @st.composite
@@ -154,7 +195,7 @@ def features(draw: st.DrawFn, prefix: str, horizon_s: int, groups: Groups) -> Na
         {"known": True},
         *[feature for name, window in groups.windows.items() for feature in window_features(name, window)],
         *[{"new": name} for name in groups.sets],
-        *[{"share": name} for name, member_set in groups.sets.items() if "tally" in member_set],
+        *[{operation: name} for name in groups.sets if "tally" in groups.sets[name] for operation in OF_WEIGHTS],
     ]
     defaults = draw(st.lists(st.sampled_from([None, -1, 0, 2.5]), min_size=len(declared), max_size=len(declared)))
     spans = st.sampled_from([hop_s * 3 for hop_s in HOPS_S if hop_s * 3 <= horizon_s])
@@ -171,14 +212,20 @@ def features(draw: st.DrawFn, prefix: str, horizon_s: int, groups: Groups) -> Na
 
 def window_features(name: str, window: Declaration) -> list[Declaration]:
     """Every operation that the measures of a window allow."""
-    sums = window["sums"]
-    assert isinstance(sums, list), sums
-    found: list[Declaration] = [{"total": f"{name}.{measure}"} for measure in sums]
+    sums = summed(window)
+    found: list[Declaration] = [{operation: f"{name}.{measure}"} for operation in OF_A_MEASURE for measure in sums]
+    found += [{"mean": f"{name}.{measure}", "per": per} for measure, per in pairwise(sums)]
     if "count" in sums:
         found += [{"mean": f"{name}.{measure}"} for measure in sums]
         found += [{"rate": name, "of": measure, "prior": [1, 10]} for measure in sums]
     if {"count", "amount"} <= set(sums):
-        found.append({"ratio": name})
+        found += [{"ratio": name}, {"ratio": name, "of": "amount"}]
+    if {"count", "log"} <= set(sums):
+        found.append({"ratio": name, "of": "log"})
     if {"count", "units", "units_squared"} <= set(sums):
         found.append({"zscore": name, "minimum": 2})
+    if {"count", "log", "log_squared"} <= set(sums):
+        found.append({"zscore": name, "of": "log", "minimum": 2})
+    if {"count", "fraud"} <= set(sums):
+        found.append({"run": name})
     return found

@@ -143,6 +143,7 @@ def later_row(step: Step, about: Rows, index: int, clock_ms: int, labels: dict[i
         before = labels.get(int(about[Column.ID]), 0)
         labels[int(about[Column.ID])] = 1 - before
         row[Column.KIND], row[Column.DELTA] = Kind.FRAUD_LABEL, 1 - 2 * before
+        row[Column.AMOUNT] = about[Column.AMOUNT]
     return row
 
 

@@ -27,6 +27,25 @@ SPEC = card_spec(
     sets={"merchants": {"of": "merchant_id", "capacity": 4, "hop": "1h"}},
     log={"compact_at": 3, "keep": 1, "ring": 4},
 )
+TILES = card_spec(
+    {
+        "run": {"run": "d3"},
+        "latest": {"latest": "d3.fraud"},
+        "earliest": {"earliest": "d3.count"},
+        "octaves": {"ratio": "d1", "of": "log"},
+        "unusual": {"total": "d1.unusual"},
+        "bits": {"entropy": "categories"},
+    },
+    windows={
+        "d1": {"length": "1d", "hop": "1h", "sums": ["count", "amount", "log", "unusual"]},
+        "d3": {"length": "3d", "hop": "1d", "delay": "1d", "sums": ["count", "fraud"]},
+    },
+    sets={
+        "categories": {"of": "merchant_id", "capacity": 4, "hop": "12h", "tally": {"sum": "count", "half_life": "32d"}},
+    },
+    unusual={"window": "d1", "above": 2, "minimum": 1},
+    log={"compact_at": 3, "keep": 1, "ring": 4},
+)
 STEPS = [Step(merchant=1 + index % 3, wait_ms=7 * HOUR_MS, amount=1_000 + index) for index in range(6)]
 # The first five steps under that spec, as the version wrote them that kept the ring's ids as varints.
 VARINT_BASE = bytes.fromhex(
@@ -61,17 +80,14 @@ def test_a_base_of_the_earlier_version_is_read(plan: Plan, rows: Rows) -> None:
 
 def test_no_byte_of_a_base_can_do_harm(plan: Plan, rows: Rows) -> None:
     """Whichever byte is another one, and wherever a base is cut: the log is folded, or it is unavailable."""
-    last = encode(plan, rows[-1], 0)
     for base in (VARINT_BASE, base_of(plan, b"".join(encode(plan, row, 0) for row in rows[:-1]))):
-        changed = [
-            base[:at] + bytes([byte]) + base[at + 1 :] for at in range(len(base)) for byte in (0, 1, 127, 128, 255)
-        ]
-        for value in [*changed, *(base[:length] for length in range(1, len(base)))]:
-            found = fold(plan, rows[-1:], [value + last], births_ms=[BORN_AT_MS])
-            compact(plan, value + last, 0, keep=0)
-            unavailable = bool(found.findings[0, 0] & UNAVAILABLE)
-            assert (found.revs[0, 0] < 0) == unavailable
-            assert np.isnan(found.numeric).all() or not unavailable
+        assert_harmless(plan, base, rows[-1:])
+
+
+def test_no_byte_of_a_base_can_lead_out_of_its_tiles_and_tables(rows: Rows) -> None:
+    """The same holds where single tiles are looked at and logarithms are taken of what a base says."""
+    plan = plan_of(TILES)
+    assert_harmless(plan, base_of(plan, b"".join(encode(plan, row, 0) for row in rows[:-1])), rows[-1:])
 
 
 @given(value=st.integers(0, 2**63 - 1), width=st.integers(1, 8), before=st.integers(0, 9), behind=st.integers(0, 9))
@@ -82,6 +98,18 @@ def test_numbers_come_back_from_their_bytes(value: int, width: int, before: int,
     assert write_integer(value, width, out, before) == before + width
     assert out.tobytes() == b"\xee" * before + value.to_bytes(width, "little") + b"\xee" * behind
     assert read_integer(out, before, width) == value
+
+
+def assert_harmless(plan: Plan, base: bytes, row: Rows) -> None:
+    """Change each byte of a base and cut it everywhere: its log is folded for `row`, or it is unavailable."""
+    last = encode(plan, row[0], 0)
+    changed = [base[:at] + bytes([byte]) + base[at + 1 :] for at in range(len(base)) for byte in (0, 1, 127, 128, 255)]
+    for value in [*changed, *(base[:length] for length in range(1, len(base)))]:
+        found = fold(plan, row, [value + last], births_ms=[BORN_AT_MS])
+        compact(plan, value + last, 0, keep=0)
+        unavailable = bool(found.findings[0, 0] & UNAVAILABLE)
+        assert (found.revs[0, 0] < 0) == unavailable
+        assert np.isnan(found.numeric).all() or not unavailable
 
 
 def base_of(plan: Plan, value: bytes) -> bytes:

@@ -1,6 +1,8 @@
 """Each rule of docs/features.md by a few events and the numbers they must give, from the engine and the definition."""
 
-from math import sqrt
+from collections.abc import Sequence
+from dataclasses import replace
+from math import log2, sqrt
 
 import numpy as np
 import pytest
@@ -130,6 +132,135 @@ def test_a_rate_leans_on_its_prior() -> None:
     spec = card_spec({"rate": {"rate": "f30", "of": "fraud", "prior": [1, 1_000]}}, windows={"f30": window})
     steps = [Step(), Step(), Step(action=Action.LABEL), Step()]
     assert values(spec, steps)["rate"] == approximately([1 / 1_000, 1 / 1_001, MISSING, 2 / 1_002])
+
+
+@pytest.mark.parametrize(
+    ("amounts", "unusual"),
+    [
+        ((1_000, 1_000, 3_001), 1),
+        ((1_000, 1_000, 3_000), 0),
+        ((1_000, 9_000), 0),  # one attempt does not say what is usual
+        ((0, 0, 5_000), 0),  # nor do attempts at nothing
+    ],
+)
+def test_an_attempt_far_above_the_mean_is_unusual(amounts: Sequence[int], unusual: int) -> None:
+    """More than three times the mean is unusual, once two attempts say what that is."""
+    spec = unusual_spec({"length": "1d", "hop": "1h", "sums": ["count", "amount", "unusual"]}, above=3, minimum=2)
+    seen = values(spec, [*(Step(amount=amount) for amount in amounts), Step()])["unusual"]
+    assert seen == [0] * len(amounts) + [unusual]
+
+
+def test_what_was_unusual_stays_so_where_it_is_counted() -> None:
+    """What an attempt was when it came is not asked again: not when it is taken back, nor when others are like it."""
+    spec = unusual_spec({"length": "1d", "hop": "1h", "sums": ["count", "amount", "unusual"]}, above=3, minimum=1)
+    large = Step(amount=9_000)
+    steps = [Step(), large, Step(action=Action.VOID, wait_ms=0), large, large, Step()]
+    assert values(spec, steps)["unusual"] == approximately([0, 0, MISSING, 1, 2, 2])
+
+
+def test_the_amount_of_a_fraud_counts_as_long_as_its_label() -> None:
+    """Frauds of 10.00 and 30.00 are 20.00 on average; without the second it is 10.00, and without both nothing."""
+    window: Declaration = {"length": "30d", "hop": "1d", "sums": ["fraud", "fraud_amount"]}
+    mean: Declaration = {"mean": "f30.fraud_amount", "per": "fraud", "default": -1}
+    spec = card_spec({"mean": mean}, windows={"f30": window})
+    steps = [
+        Step(amount=1_000),
+        Step(action=Action.LABEL),
+        Step(amount=3_000),
+        Step(action=Action.LABEL),
+        Step(),
+        Step(action=Action.LABEL, back=1),
+        Step(),
+        Step(action=Action.LABEL, back=3),
+        Step(),
+    ]
+    expected = [-1, MISSING, 1_000, MISSING, 2_000, MISSING, 1_000, MISSING, -1]
+    assert values(spec, steps)["mean"] == approximately(expected)
+
+
+@pytest.mark.parametrize("shift", range(48))
+def test_a_logarithm_is_that_of_the_amount(shift: int) -> None:
+    """From nothing to the largest amount it is at most 1/64 below the true one, and exact at powers of two less one."""
+    window: Declaration = {"length": "30d", "hop": "1d", "sums": ["log"]}
+    spec = card_spec({"log": {"total": "w.log"}}, windows={"w": window})
+    amounts = sorted({(1 << shift) - 1, 1 << shift, 5 << shift >> 2, (1 << shift + 1) - 2})
+    sums = values(spec, [*(Step(amount=amount) for amount in amounts), Step()])["log"]
+    for amount, before, after in zip(amounts, sums[:-1], sums[1:], strict=True):
+        exact = 64 * log2(1 + amount)
+        assert exact - 1.01 < after - before <= exact + 0.01
+        assert after - before == exact or (amount + 1) & amount
+
+
+def test_the_logarithmic_ratio_is_in_octaves_above_the_geometric_mean() -> None:
+    """After 1.27 and 5.11, whose geometric mean is about 2.55, 10.23 is two octaves above it, and 2.55 none."""
+    window: Declaration = {"length": "1h", "hop": "5m", "sums": ["count", "log"]}
+    spec = card_spec({"octaves": {"ratio": "h1", "of": "log", "default": -9}}, windows={"h1": window})
+    assert values(spec, [Step(amount=127), Step(amount=511), Step(amount=1_023)])["octaves"] == [-9, 2, 2]
+    assert values(spec, [Step(amount=127), Step(amount=511), Step(amount=255)])["octaves"] == [-9, 2, 0]
+
+
+def test_the_logarithmic_z_score_is_in_deviations_of_the_logarithm() -> None:
+    """After 2^7, 2^8 and 2^9 less one, 2^10 less one is 2 / sqrt(2 / 3) deviations above their mean."""
+    window: Declaration = {"length": "1h", "hop": "5m", "sums": ["count", "log", "log_squared"]}
+    spec = card_spec({"z": {"zscore": "h1", "of": "log", "minimum": 3, "default": -9}}, windows={"h1": window})
+    seen = values(spec, [Step(amount=(1 << bits) - 1) for bits in (7, 8, 9, 10)])
+    assert seen["z"] == approximately([-9, -9, -9, 2 / sqrt(2 / 3)])
+
+
+def test_a_run_of_frauds_ends_with_the_first_tile_that_holds_something_else() -> None:
+    """Frauds on days 3, 4 and 6 and nothing on day 5 are a run of three; the honest day 2 ends it before day 1."""
+    window: Declaration = {"length": "28d", "hop": "1d", "delay": "7d", "sums": ["count", "fraud"]}
+    spec = card_spec({"run": {"run": "f28"}}, windows={"f28": window})
+    fraud = Step(action=Action.LABEL, wait_ms=0)
+    one, two, three, four, six, *later = at_days(1, 2, 3, 4, 6, 14, 15)
+    steps = [one, fraud, two, three, fraud, four, fraud, six, fraud, *later]
+    assert values(spec, steps, start_ms=MIDNIGHT_MS)["run"][-2:] == [3, 3]
+    steps = [one, fraud, two, three, fraud, four, fraud, six, *later]
+    assert values(spec, steps, start_ms=MIDNIGHT_MS)["run"][-2:] == [0, 0]  # day 6 is visible on day 14
+
+
+def test_a_run_of_frauds_is_of_what_was_not_taken_back() -> None:
+    """Of two frauds of a day both run on when one of the attempts is taken back, and none when both are."""
+    window: Declaration = {"length": "28d", "hop": "1d", "sums": ["count", "fraud"]}
+    spec = card_spec({"run": {"run": "f28"}}, windows={"f28": window})
+    fraud, void = Step(action=Action.LABEL), Step(action=Action.VOID)
+    frauds = [Step(), fraud, Step(), fraud]
+    tomorrow = Step(wait_ms=DAY_MS)
+    assert values(spec, [*frauds, void, tomorrow])["run"][-1] == 2
+    assert values(spec, [*frauds, void, replace(void, back=1), tomorrow])["run"][-1] == 0
+
+
+def test_the_first_and_the_latest_fraud_are_so_many_days_before_what_is_known() -> None:
+    """Seen from the newest day that is visible, frauds on days 1 and 3 are 0 to 28 days back, and then forgotten."""
+    window: Declaration = {"length": "28d", "hop": "1d", "delay": "7d", "sums": ["fraud"]}
+    spec = card_spec(
+        {"latest": {"latest": "f28.fraud", "default": 60}, "earliest": {"earliest": "f28.fraud", "default": 60}},
+        windows={"f28": window},
+    )
+    fraud = Step(action=Action.LABEL, wait_ms=0)
+    one, three, *later = at_days(1, 3, 8, 9, 10, 11, 20, 37, 39)
+    seen = values(spec, [one, fraud, three, fraud, *later], start_ms=MIDNIGHT_MS)
+    assert seen["latest"][-7:] == [60, 0, 1, 0, 9, 26, 60]
+    assert seen["earliest"][-7:] == [60, 0, 1, 2, 11, 26, 60]
+
+
+def test_entropy_is_the_bits_that_say_where_the_weight_is() -> None:
+    """Of one category 0 bits, of two alike 1, of four alike 2, of three quarters and one about 0.811."""
+    spec = card_spec(
+        {"bits": {"entropy": "categories", "default": -1}},
+        sets={
+            "categories": {
+                "of": "merchant_category_code",
+                "capacity": 4,
+                "hop": "12h",
+                "tally": {"sum": "count", "half_life": "32d"},
+            }
+        },
+    )
+    alike = [Step(category=category, wait_ms=0) for category in (1, 2, 3, 4, 0)]
+    assert values(spec, alike, start_ms=MIDNIGHT_MS)["bits"] == approximately([-1, 0, 1, log2(3), 2], rel=1e-4)
+    uneven = [Step(category=category, wait_ms=0) for category in (1, 2, 1, 1, 0)]
+    assert values(spec, uneven, start_ms=MIDNIGHT_MS)["bits"][-1] == pytest.approx(2 - 0.75 * log2(3), rel=1e-4)
 
 
 def test_a_full_set_forgets_the_value_it_has_not_seen_for_longest() -> None:
@@ -340,6 +471,12 @@ def test_the_date_line_is_no_distance() -> None:
 def label_spec(window: Declaration) -> Declaration:
     """A card's frauds in one window."""
     return card_spec({"fraud": {"total": "f.fraud"}}, windows={"f": window})
+
+
+def unusual_spec(window: Declaration, *, above: float, minimum: int) -> Declaration:
+    """How many attempts of a card were unusual in one window, which also says what is usual."""
+    unusual: Declaration = {"window": "w", "above": above, "minimum": minimum}
+    return card_spec({"unusual": {"total": "w.unusual"}}, windows={"w": window}, unusual=unusual)
 
 
 def at_days(*days: int) -> list[Step]:

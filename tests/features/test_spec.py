@@ -50,6 +50,26 @@ def document() -> Document:
     }
 
 
+def telling() -> Document:
+    """The same, which also says what is unusual, and looks at frauds, logarithms and single tiles."""
+    body = document()
+    card = body["entities"]["card"]
+    sums = ["count", "amount", "units", "units_squared", "log", "log_squared", "unusual"]
+    card["windows"]["d30"] = {"length": "30d", "hop": "1d", "sums": sums}
+    card["windows"]["told"] = {"length": "30d", "hop": "1d", "at": "report", "sums": ["count", "amount", "fraud"]}
+    card["unusual"] = {"window": "d30", "above": 2.5, "minimum": 3}
+    card["features"] |= {
+        "octaves": {"ratio": "d30", "of": "log"},
+        "z": {"zscore": "d30", "of": "log"},
+        "mean": {"mean": "d30.amount", "per": "unusual"},
+        "latest": {"latest": "told.fraud"},
+        "earliest": {"earliest": "told.fraud"},
+        "run": {"run": "told"},
+        "entropy": {"entropy": "categories"},
+    }
+    return body
+
+
 def at(path: str, value: object) -> Callable[[Document], None]:
     """A change: put a value at a dotted path."""
 
@@ -128,10 +148,52 @@ REFUSALS = [
 ]
 
 
-@pytest.mark.parametrize(("change", "path"), REFUSALS)
-def test_what_the_engine_cannot_run_is_refused_with_its_place(change: Callable[[Document], None], path: str) -> None:
+UNUSUAL, FEATURES = f"{CARD}.unusual", f"{CARD}.features"
+TELLING_REFUSALS = [
+    (without(UNUSUAL), f"{CARD}.windows.d30.sums"),
+    (at(UNUSUAL, "d30"), UNUSUAL),
+    (without(f"{UNUSUAL}.above"), f"{UNUSUAL}.above"),
+    (at(f"{UNUSUAL}.below", 1), f"{UNUSUAL}.below"),
+    (at(f"{UNUSUAL}.window", "d90"), f"{UNUSUAL}.window"),
+    (at(f"{UNUSUAL}.window", "d1"), f"{UNUSUAL}.window"),  # is delayed
+    (at(f"{UNUSUAL}.window", "told"), f"{UNUSUAL}.window"),  # is at report
+    (at(f"{CARD}.windows.d30.sums", ["count", "log", "log_squared", "unusual"]), f"{UNUSUAL}.window"),
+    (at(f"{UNUSUAL}.above", 1), f"{UNUSUAL}.above"),
+    (at(f"{UNUSUAL}.above", 1_000_001), f"{UNUSUAL}.above"),
+    (at(f"{UNUSUAL}.above", float("inf")), f"{UNUSUAL}.above"),
+    (at(f"{UNUSUAL}.above", "3"), f"{UNUSUAL}.above"),
+    (at(f"{UNUSUAL}.minimum", 0), f"{UNUSUAL}.minimum"),
+    (at(f"{UNUSUAL}.minimum", 1.5), f"{UNUSUAL}.minimum"),
+    (at(f"{CARD}.sets.categories.tally.sum", "unusual"), f"{CARD}.sets.categories.tally.sum"),
+    (at(f"{CARD}.decays.burst.sum", "log"), f"{CARD}.decays.burst.sum"),
+    (at(f"{FEATURES}.octaves.of", "units"), f"{FEATURES}.octaves.of"),
+    (at(f"{FEATURES}.octaves.ratio", "d1"), f"{FEATURES}.octaves.ratio"),
+    (at(f"{FEATURES}.octaves.ratio", "d30.log"), f"{FEATURES}.octaves.ratio"),
+    (at(f"{FEATURES}.z.of", "amount"), f"{FEATURES}.z.of"),
+    (at(f"{FEATURES}.z.zscore", "told"), f"{FEATURES}.z.zscore"),
+    (at(f"{FEATURES}.mean.per", "money"), f"{FEATURES}.mean.per"),
+    (at(f"{FEATURES}.mean.per", "fraud"), f"{FEATURES}.mean.mean"),
+    (at(f"{FEATURES}.count.per", "count"), f"{FEATURES}.count.per"),
+    (at(f"{FEATURES}.latest.latest", "told"), f"{FEATURES}.latest.latest"),
+    (at(f"{FEATURES}.latest.latest", "d30.fraud"), f"{FEATURES}.latest.latest"),
+    (at(f"{FEATURES}.earliest.earliest", "never.fraud"), f"{FEATURES}.earliest.earliest"),
+    (at(f"{FEATURES}.run.run", "d30"), f"{FEATURES}.run.run"),
+    (at(f"{FEATURES}.run.run", "told.fraud"), f"{FEATURES}.run.run"),
+    (at(f"{FEATURES}.run.of", "fraud"), f"{FEATURES}.run.of"),
+    (at(f"{FEATURES}.entropy.entropy", "devices"), f"{FEATURES}.entropy.entropy"),
+    (at("transaction.features.run", {"run": "told"}), "transaction.features.run"),
+]
+
+
+@pytest.mark.parametrize(
+    ("whole", "change", "path"),
+    [*((document, *refusal) for refusal in REFUSALS), *((telling, *refusal) for refusal in TELLING_REFUSALS)],
+)
+def test_what_the_engine_cannot_run_is_refused_with_its_place(
+    whole: Callable[[], Document], change: Callable[[Document], None], path: str
+) -> None:
     """Each fault is named by its path, and the same document without the fault is taken."""
-    broken = document()
+    broken = whole()
     parse_spec(broken)
     change(broken)
     with pytest.raises(SpecInvalid) as refused:
@@ -179,6 +241,43 @@ def test_a_document_that_spells_out_what_is_given_anyway_means_the_same() -> Non
     at(f"{CARD}.windows.d1.length", "24h")(spelled)
     at(f"{CARD}.windows.d1.at", "transaction")(spelled)
     assert parse_spec(spelled).sha256 == parse_spec(document()).sha256
+
+
+@pytest.mark.parametrize(
+    ("feature", "said"),
+    [
+        ({"ratio": "d30"}, {"of": "amount"}),
+        ({"zscore": "d30"}, {"of": "units"}),
+        ({"mean": "d30.amount"}, {"per": "count"}),
+    ],
+)
+def test_a_measure_that_goes_without_saying_may_be_said(feature: Declaration, said: Declaration) -> None:
+    """A ratio is of amounts, a z-score of units and a mean per attempt, and to say so changes nothing."""
+    plain, spelled = telling(), telling()
+    at(f"{FEATURES}.mean", feature)(plain)
+    at(f"{FEATURES}.mean", {**feature, **said})(spelled)
+    assert parse_spec(spelled).sha256 == parse_spec(plain).sha256
+
+
+def test_what_specifications_learn_to_say_changes_no_digest_of_those_that_do_not_say_it() -> None:
+    """A specification has the digest under which stores have kept its histories from the start."""
+    assert parse_spec(document()).sha256 == "fa93be5d3d4f9a04ce7c9f5f6ed3890d78c47e188b945a2293e1110312aa7d4b"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        at(f"{UNUSUAL}.above", 2),
+        at(f"{UNUSUAL}.minimum", 4),
+        at(f"{FEATURES}.mean", {"mean": "d30.amount"}),
+        at(f"{FEATURES}.octaves", {"ratio": "d30"}),
+    ],
+)
+def test_what_is_said_of_amounts_counts_in_the_digest(change: Callable[[Document], None]) -> None:
+    """What is unusual, what a mean is per and whether amounts are taken as logarithms are part of the meaning."""
+    other = telling()
+    change(other)
+    assert parse_spec(other).sha256 != parse_spec(telling()).sha256
 
 
 def test_the_shipped_specification_is_as_large_as_it_was_meant() -> None:
