@@ -150,7 +150,14 @@ def _manifest(
         training_data=TrainingData(source="none", fingerprint="0" * 64, rows=1, frauds=1, **times),
         metrics={"average_precision": 1.0},
         certificate=Certificate(
-            rows=1, frauds=1, bins=1, raw=calibration, recovered=calibration, served=calibration, **times
+            rows=1,
+            frauds=1,
+            first_event_time_ms=0,
+            last_event_time_ms=1,
+            bins=1,
+            raw=calibration,
+            recovered=calibration,
+            served=calibration,
         ),
         score_thresholds=tuple(score / (MAX_SCORE + 1) for score in range(1, MAX_SCORE + 1)),
         score_extrapolated_from=900,

@@ -27,14 +27,24 @@ from rich.table import Table
 from service.bundle import Bundle
 from service.errors import DataInvalid, TouchstoneError
 from training.collect import collect as collect_once
-from training.collected import compare, read_collected, select
+from training.collected import compare as compare_served
+from training.collected import read_collected, select
+from training.comparison.config import read_contest
+from training.comparison.contest import Contest, play
+from training.comparison.processes import play_in_processes
+from training.comparison.published import PUBLISHED, handbook_network, run_published
+from training.comparison.records import Records
+from training.comparison.report import render
+from training.comparison.summary import document, summarise
+from training.comparison.tables import headings, lines, title
 from training.config import FitConfig, read_config
 from training.convert import convert as convert_pieces
 from training.datasets import canonical, handbook, ieee_cis, paysim, published, sparkov, tabformer, ulb
 from training.evaluate import evaluate as evaluate_bundle
 from training.examples import Examples, declare_reports, replay_offline
 from training.fit import fit as fit_bundle
-from training.protocol import PUBLISHED, run_protocol
+from training.focal_study import RARITIES, StudyConfig, run_study
+from training.focal_tables import TABLES_FILE, markdown, tables
 from training.replay import replay as replay_to_service
 from training.requests import collected_lines, request_lines
 from training.simulate import SimulationConfig, write_simulation
@@ -260,7 +270,7 @@ def parity(
     """Compute every collected decision again from the histories, and compare each cell with what was served."""
     served = Bundle.load(bundle)
     collected = read_collected(data)
-    found = compare(collected, served.plan, served.currencies)
+    found = compare_served(collected, served.plan, served.currencies)
     _print_figures(
         "served against computed again",
         [
@@ -299,6 +309,39 @@ def requests(
             advance(1)
 
 
+@app.command()
+def compare(
+    data: Data,
+    config: Annotated[Path, typer.Option(help="Who takes part and on which rows (docs/comparison.md).", exists=True)],
+    out: Annotated[Path, typer.Option(help="The directory of the contest; what is done there is not done again.")],
+    data_format: DataFormat = Format.CANONICAL,
+    only: Annotated[list[str] | None, typer.Option(help="A contender; may be given repeatedly. None: all.")] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Processes, each with its copy of the features.")] = 1,
+    source: Annotated[str, typer.Option(help="What the data are, in words, for the report.")] = "",
+) -> None:
+    """Fit networks and boosted trees on the same rows, with the same care, and print how they compare."""
+    rules, settings = read_contest(config)
+    contest = Contest(rules, settings, settings.read_plan(), _examples(data, data_format, settings, 60, console.print))
+    records = Records(out, contest.document())
+    with _bar("fits", contest.fits(only or [])) as advance:
+        if jobs == 1:
+            play(contest, records, only=only or [], clock=time.perf_counter, tick=advance)
+        else:
+            play_in_processes(contest, out, only=only or [], jobs=jobs, tick=advance)
+            records = Records(out, contest.document())
+    outcomes = summarise(rules, records.trials, records.runs)
+    (out / "summary.json").write_text(json.dumps(document(outcomes), indent=1) + "\n", encoding="utf-8")
+    described = source or f"the data set {data.name} in the {data_format} format"
+    (out / "report.html").write_text(
+        render(outcomes, records.runs, source=described, command=_command()), encoding="utf-8"
+    )
+    for outcome in outcomes:
+        table = Table(*headings(outcome), title=title(outcome))
+        for line in lines(outcome):
+            table.add_row(*line)
+        Console().print(table)
+
+
 @app.command("handbook")
 def handbook_protocol(
     data: Data,
@@ -307,10 +350,11 @@ def handbook_protocol(
 ) -> None:
     """Run the Fraud Detection Handbook's published protocol and print the book's figures beside ours."""
     settings = read_config(config)
+    plan = settings.read_plan()
     frame = _load(data, Format.HANDBOOK, 7)
-    folds = run_protocol(
-        frame, settings.read_plan(), settings.read_currencies(), settings, workers=WORKERS, say=console.print
-    )
+    examples = replay_offline(frame, plan, settings.read_currencies(), threads=WORKERS)
+    network = handbook_network(settings, plan.entity_features)
+    folds = run_published(examples, network, seed=settings.seed, say=console.print)
     table = Table(title=f"{len(folds)} folds: 7 days of fitting, 7 of delay, 7 of testing")
     for heading in ("", "average precision", "AUC", "card precision@100"):
         table.add_column(heading)
@@ -323,6 +367,44 @@ def handbook_protocol(
     if json_path is not None:
         document = {"mean": mean, "folds": dict(zip(names, ours, strict=True))}
         json_path.write_text(json.dumps(document, indent=1) + "\n")
+
+
+@app.command("focal-study")
+def focal_study(
+    data: Data,
+    config: Annotated[Path, typer.Option(help="Features and network; its loss and sampler are not read.", exists=True)],
+    out: Annotated[Path, typer.Option(help="The directory of the runs; what is there already is not fitted again.")],
+    test_from: Annotated[list[datetime], typer.Option(help="When a test week begins, UTC. May be given repeatedly.")],
+    data_format: DataFormat = Format.CANONICAL,
+    one_in: Annotated[
+        list[int] | None,
+        typer.Option(min=1, help="Legitimate rows per fraud in the fit rows; 100, 1000 and 5000 if left out."),
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Fits of each loss: other frauds left out, other weights.")] = 2,
+    fit_days: Annotated[float, typer.Option(min=0, help="Length of the fit rows.")] = 28,
+) -> None:
+    """Measure where each loss spends its gradient and what that buys (docs/focal-loss.md)."""
+    settings = read_config(config)
+    plan = settings.read_plan()
+    frame = _load(data, data_format, settings.label_delay_days)
+    examples = replay_offline(frame, plan, settings.read_currencies(), threads=WORKERS)
+    study = StudyConfig(
+        settings.network,
+        tuple(moment.replace(tzinfo=UTC) for moment in test_from),
+        fit_days=fit_days,
+        gap_days=settings.label_delay_days,
+        one_in=tuple(one_in or RARITIES),
+        seeds=seeds,
+        threads=settings.threads,
+    )
+    with _bar("fits", study.runs) as advance:
+        sheets = tables(run_study(examples, plan.entity_features, study, out, tick=advance))
+    for sheet in sheets:
+        table = Table(*sheet.headings, title=sheet.title)
+        for row in sheet.rows:
+            table.add_row(*row)
+        Console().print(table)
+    (out / TABLES_FILE).write_text(markdown(sheets), encoding="utf-8")
 
 
 def main() -> None:

@@ -103,6 +103,23 @@ class NetworkConfig(_Section):
     )
 
 
+class TeacherConfig(_Section):
+    """Boosted trees that the network learns from (LightGBM); without this section it learns from labels alone."""
+
+    share: Share = Field(1.0, description="Of the target that is the teacher's answer; the rest is the label.")
+    steps: Annotated[int, Field(ge=0, le=1024)] = Field(
+        128, description="Places where the trees split that become inputs of the network. 0 leaves them out."
+    )
+    members: Annotated[int, Field(ge=1, le=32)] = Field(3, description="Ensembles whose answers are averaged.")
+    rounds: Annotated[int, Field(ge=1, le=10_000)] = Field(200, description="Trees in each.")
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 0.07
+    leaves: Annotated[int, Field(ge=2, le=1024)] = 15
+    least_rows: Annotated[int, Field(ge=1)] = Field(20, description="In a leaf.")
+    penalty: Annotated[float, Field(ge=0)] = Field(5.0, description="On the square of a leaf's value.")
+    rows_shown: Annotated[float, Field(gt=0, le=1)] = Field(0.7, description="Share of the rows that a tree sees.")
+    features_shown: Annotated[float, Field(gt=0, le=1)] = Field(0.4, description="Share of the features.")
+
+
 class CalibrationConfig(_Section):
     """What stands between the closed form and the served probability. docs/calibration.md compares the choices."""
 
@@ -153,6 +170,7 @@ class FitConfig(_Section):
     loss: LossConfig = LossConfig()
     sampler: SamplerConfig = UndersampleConfig()
     network: NetworkConfig = NetworkConfig()
+    teacher: TeacherConfig | None = None
     calibration: CalibrationConfig = CalibrationConfig()
     costs: CostConfig = CostConfig()
     reasons: list[ReasonConfig] = []

@@ -85,7 +85,7 @@ def fit(
     say(f"fitting on {len(split.fit.rows):,} transactions with {split.fit.frauds:,} frauds")
     trained = train(
         _part(examples, split.fit), _part(examples, split.tune), config.network, config.loss, config.sampler,
-        seed=config.seed, threads=config.threads, entity_features=plan.entity_features,
+        teacher_config=config.teacher, seed=config.seed, threads=config.threads, entity_features=plan.entity_features,
         tick=tick,
     )  # fmt: skip
     say(f"average precision by epoch on the tuning slice: {' '.join(f'{ap:.4f}' for ap in trained.average_precisions)}")

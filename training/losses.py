@@ -78,7 +78,8 @@ def focal_loss(logits: Tensor, targets: Tensor, *, gamma: float, alpha: float | 
 
     Args:
         logits: (batch,), any real number. Logits, not probabilities: the log is taken stably here.
-        targets: (batch,), 0.0 or 1.0.
+        targets: (batch,), 0.0 or 1.0, or a teacher's probability of fraud: then the loss to expect if labels were drawn
+            from it, whose minimiser stands for that very probability.
         gamma: how hard to look away; 0 is plain cross-entropy.
         alpha: weight of the fraud class in (0, 1), or None for no weighting.
 
@@ -89,13 +90,13 @@ def focal_loss(logits: Tensor, targets: Tensor, *, gamma: float, alpha: float | 
         ValueError: gamma is negative or alpha is outside (0, 1).
     """
     _check(gamma, alpha)
-    fraud = targets > 0
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    towards_truth = torch.where(fraud, wide, -wide)
-    loss = torch.exp(-gamma * functional.softplus(towards_truth)) * functional.softplus(-towards_truth)
+    surprise, surprise_if_legitimate = functional.softplus(-wide), functional.softplus(wide)
+    if_fraud = torch.exp(-gamma * surprise_if_legitimate) * surprise
+    if_legitimate = torch.exp(-gamma * surprise) * surprise_if_legitimate
     if alpha is not None:
-        loss = torch.where(fraud, alpha * loss, (1 - alpha) * loss)
-    return loss.mean()
+        if_fraud, if_legitimate = alpha * if_fraud, (1 - alpha) * if_legitimate
+    return (targets * if_fraud + (1 - targets) * if_legitimate).mean()
 
 
 def recover_logit(logits: Tensor, *, gamma: float, alpha: float | None, beta: float) -> Tensor:

@@ -32,6 +32,24 @@ STATISTIC_ROWS = 200_000
 """Medians and quantiles are taken over at most this many evenly spaced rows: more changes no third digit."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Steps:
+    """Places where a number begins to matter: each is one more input, 1 above and 0 up to it.
+
+    A network of smooth parts needs many rows to find a rule like "more than 220"; given the place it needs few.
+
+    Attributes:
+        feature: int64 (k,), which of the numeric features.
+        place: float32 (k,), in its own unit.
+    """
+
+    feature: Codes
+    place: Floats
+
+
+NO_STEPS = Steps(np.zeros(0, np.int64), np.zeros(0, np.float32))
+
+
 @dataclass(frozen=True, slots=True)
 class Architecture:
     """The shape of the network.
@@ -80,7 +98,9 @@ class FraudNetwork(nn.Module):
             self.line.weight.zero_()
 
     @classmethod
-    def for_data(cls, numeric: Floats, categorical: Codes, shape: Architecture, *, bias: float) -> "FraudNetwork":
+    def for_data(
+        cls, numeric: Floats, categorical: Codes, shape: Architecture, *, bias: float, steps: Steps = NO_STEPS
+    ) -> "FraudNetwork":
         """A fresh network whose encodings are fitted to these rows.
 
         Args:
@@ -88,9 +108,10 @@ class FraudNetwork(nn.Module):
             categorical: (rows, m) raw codes, negative where missing.
             shape: the layers.
             bias: where the output starts, see `losses.stationary_bias`.
+            steps: places of the numeric features to tell apart, see `teacher`.
         """
         return cls(
-            NumericEncoding.for_data(numeric, bins=shape.bins),
+            NumericEncoding.for_data(numeric, bins=shape.bins, steps=steps),
             CategoricalEncoding.for_data(categorical, width=shape.embedding),
             shape,
             bias=bias,
@@ -109,7 +130,7 @@ class FraudNetwork(nn.Module):
 
 
 class NumericEncoding(nn.Module):
-    """Raw numbers to [standardised signed log, missing flag, quantile position] per feature.
+    """Raw numbers to [standardised signed log, missing flag, quantile position] per feature, then the steps.
 
     Missing is the mean (0 after standardising) beside a raised flag. `log(1 + x)` rather than `log1p`: it is what the
     exported graph computes, and the two must agree to the last digits.
@@ -119,12 +140,15 @@ class NumericEncoding(nn.Module):
     inverse_scale: Tensor
     bin_start: Tensor
     bin_inverse_width: Tensor
+    step_feature: Tensor
+    step_place: Tensor
 
-    def __init__(self, center: Floats, scale: Floats, edges: Floats) -> None:
-        """From the mean and deviation of the signed log, (n,) each, and bin edges in its units, (n, bins + 1)."""
+    def __init__(self, center: Floats, scale: Floats, edges: Floats, steps: Steps) -> None:
+        """From mean and deviation of the signed log, (n,) each, bin edges in its units, (n, bins + 1), and steps."""
         super().__init__()
         self.bins = max(0, edges.shape[1] - 1)
-        self.width = len(center) * (2 + self.bins)
+        self.steps = len(steps.feature)
+        self.width = len(center) * (2 + self.bins) + self.steps
         self.register_buffer("center", torch.from_numpy(center))
         self.register_buffer("inverse_scale", torch.from_numpy(1 / scale))
         if self.bins:
@@ -132,9 +156,12 @@ class NumericEncoding(nn.Module):
             inverse = np.divide(1.0, widths, out=np.zeros_like(widths), where=widths > 0)  # an empty bin says nothing
             self.register_buffer("bin_start", torch.from_numpy(edges[:, :-1].copy()))
             self.register_buffer("bin_inverse_width", torch.from_numpy(inverse))
+        if self.steps:
+            self.register_buffer("step_feature", torch.from_numpy(steps.feature))
+            self.register_buffer("step_place", torch.from_numpy(steps.place))
 
     @classmethod
-    def for_data(cls, numeric: Floats, *, bins: int) -> "NumericEncoding":
+    def for_data(cls, numeric: Floats, *, bins: int, steps: Steps = NO_STEPS) -> "NumericEncoding":
         """Statistics of the present values; a feature that never varies has scale 1, one never present center 0."""
         sample = _signed_log(torch.from_numpy(_spaced(numeric))).numpy().astype(np.float64)
         present = np.isfinite(sample)
@@ -146,7 +173,7 @@ class NumericEncoding(nn.Module):
         for feature in range(numeric.shape[1] if bins else 0):
             values = sample[present[:, feature], feature]
             edges[feature] = np.quantile(values, np.linspace(0, 1, bins + 1)) if len(values) else 0.0
-        return cls(center.astype(np.float32), scale.astype(np.float32), edges.astype(np.float32))
+        return cls(center.astype(np.float32), scale.astype(np.float32), edges.astype(np.float32), steps)
 
     def forward(self, numeric: Tensor) -> Tensor:
         """(batch, n) raw to (batch, width)."""
@@ -158,6 +185,8 @@ class NumericEncoding(nn.Module):
         if self.bins:
             position = ((log.unsqueeze(2) - self.bin_start) * self.bin_inverse_width).clamp(0.0, 1.0)
             parts.append((position * present.unsqueeze(2)).flatten(1))
+        if self.steps:
+            parts.append((numeric[:, self.step_feature] > self.step_place).to(numeric.dtype))  # what is missing is not
         return torch.cat(parts, dim=1)
 
 

@@ -5,17 +5,20 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from training.config import LossConfig, NetworkConfig, SamplerConfig
+from training.config import LossConfig, NetworkConfig, SamplerConfig, TeacherConfig
 from training.losses import Loss, settle_loss, stationary_bias
 from training.metrics import average_precision
-from training.network import Architecture, Codes, Floats, FraudNetwork, Mask, raw_logits
+from training.network import NO_STEPS, Architecture, Codes, Floats, FraudNetwork, Mask, probability_of, raw_logits
 from training.samplers import Correction, Sample, correction, draw_sample
+from training.teacher import Teacher, learn
 
 GRADIENT_BOUND = 1.0
 """Gradients are clipped to this norm: one odd batch must not undo what a hundred have learned."""
@@ -64,6 +67,8 @@ def train(
     loss_config: LossConfig,
     sampler_config: SamplerConfig,
     *,
+    teacher_config: TeacherConfig | None = None,
+    stop_after: int | None = None,
     seed: int,
     threads: int,
     entity_features: Sequence[slice],
@@ -80,6 +85,8 @@ def train(
         config: network and optimiser.
         loss_config: what to minimise.
         sampler_config: over which of the rows.
+        teacher_config: whom to learn from beside the labels; None: from the labels alone.
+        stop_after: end after so many of the schedule's epochs; None: when `tune` says so.
         seed: of the initial weights, the draws and the drop-outs.
         threads: torch's threads; the order of sums depends on it.
         entity_features: by entity, its part of the numeric features; hidden together now and then.
@@ -101,10 +108,16 @@ def train(
         shape = Architecture(config.width, config.depth, config.dropout, config.bins, config.embedding)
         prior = float(fit.labels.mean())
         bias = stationary_bias(prior, gamma=loss.gamma, alpha=loss.alpha, beta=sample.beta)
-        network = FraudNetwork.for_data(fit.numeric, fit.categorical, shape, bias=bias)
+        teacher = None
+        if teacher_config is not None:
+            teacher = learn(fit.numeric, fit.categorical, fit.labels, teacher_config, seed=seed, threads=threads)
+        steps = NO_STEPS if teacher is None or teacher_config is None else teacher.steps(teacher_config.steps)
+        network = FraudNetwork.for_data(fit.numeric, fit.categorical, shape, bias=bias, steps=steps)
+        targets = _targets(sample, teacher, share=0.0 if teacher_config is None else teacher_config.share)
         best, reached = network, [0.0]
-        steps = math.ceil((sample.frauds + sample.legitimate) / config.batch)
-        for averaged in _epochs(network, loss, config, steps, lambda: _batches(sample, config, entity_features, draws)):
+        turns = math.ceil((sample.frauds + sample.legitimate) / config.batch)
+        batches = partial(_batches, sample, targets, config, entity_features, draws)
+        for averaged in islice(_epochs(network, loss, config, turns, batches), stop_after):
             tick()
             if tune is None:
                 best = averaged
@@ -117,17 +130,30 @@ def train(
     return Trained(best.eval(), loss, correction(loss, sample), prior, tuple(reached[1:]))
 
 
+def _targets(sample: Sample, teacher: Teacher | None, *, share: float) -> Floats:
+    """What to answer for each row (rows,): its label, or so much of it as the teacher's share leaves.
+
+    The teacher speaks of fraud as rare as it is, the sample shows it 1 / beta times as often.
+    """
+    labels = sample.labels.astype(np.float32)
+    if teacher is None or share == 0:
+        return labels
+    shown = torch.from_numpy(teacher.log_odds(sample.numeric, sample.categorical) - math.log(sample.beta))
+    answers: Floats = probability_of(shown).numpy().astype(np.float32)
+    return share * answers + (1 - share) * labels
+
+
 def _epochs(
     network: FraudNetwork,
     loss: Loss,
     config: NetworkConfig,
-    steps: int,
+    turns: int,
     batches: Callable[[], Iterator[tuple[Tensor, Tensor, Tensor]]],
 ) -> Iterator[FraudNetwork]:
     """Run the optimiser; after each epoch, the moving average of the weights as a network."""
     optimiser = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, max_lr=config.learning_rate, total_steps=steps * config.epochs
+        optimiser, max_lr=config.learning_rate, total_steps=turns * config.epochs
     )
     decay = get_ema_multi_avg_fn(config.average_decay)  # type: ignore[no-untyped-call] # torch ships it untyped
     average = AveragedModel(network, multi_avg_fn=decay)
@@ -146,9 +172,13 @@ def _epochs(
 
 
 def _batches(
-    sample: Sample, config: NetworkConfig, entity_features: Sequence[slice], draws: np.random.Generator
+    sample: Sample,
+    targets: Floats,
+    config: NetworkConfig,
+    entity_features: Sequence[slice],
+    draws: np.random.Generator,
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """One epoch of the sample, each row's entities hidden now and then."""
+    """One epoch of the sample, each row's entities hidden now and then; the target stays what it was in full sight."""
     rows = sample.epoch(draws)
     for start in range(0, len(rows), config.batch):
         batch = rows[start : start + config.batch]
@@ -159,7 +189,7 @@ def _batches(
         yield (
             torch.from_numpy(numeric),
             torch.from_numpy(sample.categorical[batch]),
-            torch.from_numpy(sample.labels[batch].astype(np.float32)),
+            torch.from_numpy(targets[batch]),
         )
 
 

@@ -217,6 +217,22 @@ def test_recovery_inverts_the_minimiser_of_the_expected_loss(
     assert pull + push == pytest.approx(0.0, abs=1e-9 * max(abs(pull), abs(push), 1e-12))
 
 
+@given(
+    answer=st.floats(1e-6, 0.999),
+    gamma=st.sampled_from(GAMMAS),
+    alpha=st.sampled_from((None, 0.25, 0.75)),
+)
+def test_a_teachers_answer_is_what_the_recovered_probability_comes_to(
+    answer: float, gamma: float, alpha: float | None
+) -> None:
+    """Given a probability instead of a label, the loss is smallest at the logit that stands for that probability."""
+    z = torch.tensor([stationary_bias(answer, gamma=gamma, alpha=alpha)], dtype=torch.float64, requires_grad=True)
+    target = torch.tensor([answer], dtype=torch.float64)
+    (slope,) = torch.autograd.grad(focal_loss(z, target, gamma=gamma, alpha=alpha), z)
+    pull = abs(answer * gradient(float(z.detach()[0]), 1.0, gamma, alpha, torch.float64))
+    assert float(slope[0]) == pytest.approx(0.0, abs=1e-9 * max(pull, 1e-12))
+
+
 def test_the_bias_starts_at_the_focal_stationary_point() -> None:
     """-2.94 for gamma 2, alpha 0.25 and a prior of one in a thousand, where logit(prior) is -6.91."""
     assert stationary_bias(0.001, gamma=2.0, alpha=0.25) == pytest.approx(-2.94, abs=5e-3)

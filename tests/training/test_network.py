@@ -9,6 +9,7 @@ from service.model import OnnxModel, Provider
 from training.export import to_onnx
 from training.network import (
     MAX_CODE,
+    NO_STEPS,
     RAREST_CODE,
     Architecture,
     CategoricalEncoding,
@@ -17,6 +18,7 @@ from training.network import (
     FraudNetwork,
     NumericEncoding,
     ServedModel,
+    Steps,
     probability_of,
     raw_logits,
 )
@@ -37,11 +39,11 @@ def examples(rows: int = 600) -> tuple[Floats, Codes]:
     return numeric, categorical
 
 
-def fresh(*, bins: int = 0) -> tuple[ServedModel, Floats, Codes]:
+def fresh(*, bins: int = 0, steps: Steps = NO_STEPS) -> tuple[ServedModel, Floats, Codes]:
     """A model with weights as large as fitted ones, with the rows its encodings were fitted to."""
     numeric, categorical = examples()
     torch.manual_seed(7)
-    network = FraudNetwork.for_data(numeric, categorical, Architecture(width=64, bins=bins), bias=-3.0)
+    network = FraudNetwork.for_data(numeric, categorical, Architecture(width=64, bins=bins), bias=-3.0, steps=steps)
     with torch.no_grad():
         for weights in network.parameters():
             weights.add_(torch.randn_like(weights) * 0.05)
@@ -85,6 +87,16 @@ def test_quantile_bins_say_how_far_a_value_lies_in_each_of_them() -> None:
     encoded = numeric_of([[0.0], [float(np.expm1(2.5))], [1e6]], fitted, bins=4)
     positions = encoded[:, 2:].sum(dim=1)
     assert positions.tolist() == pytest.approx([0, 2.5, 4], abs=1e-3)
+
+
+def test_a_step_tells_apart_what_lies_on_its_two_sides() -> None:
+    """Behind the other encodings, in the order given: 1 above the place, 0 at it, below it and where nothing is."""
+    numeric = np.array([[1.0, 5.0], [2.0, 5.0], [2.5, NAN]], np.float32)
+    steps = Steps(np.array([0, 1, 0]), np.array([2.0, 4.0, 1.5], np.float32))
+    encoding = NumericEncoding.for_data(numeric, bins=0, steps=steps)
+    encoded = encoding(torch.from_numpy(numeric))
+    assert encoded.shape == (3, encoding.width)
+    assert encoded[:, -3:].tolist() == [[0, 1, 0], [0, 1, 1], [1, 0, 1]]
 
 
 def test_a_code_never_seen_and_a_missing_one_have_vectors_of_their_own() -> None:
@@ -157,9 +169,10 @@ def test_small_probabilities_keep_their_relative_accuracy() -> None:
 
 
 @pytest.mark.parametrize("bins", [0, 8])
-def test_the_exported_graph_computes_what_torch_computes(bins: int) -> None:
+@pytest.mark.parametrize("steps", [NO_STEPS, Steps(np.array([0, 5, 5, 11]), np.array([1e-3, 7, 9, 1e6], np.float32))])
+def test_the_exported_graph_computes_what_torch_computes(bins: int, steps: Steps) -> None:
     """Within 1e-5 in logit and probability, for every batch size, with missing values, missing and unseen codes."""
-    model, numeric, categorical = fresh(bins=bins)
+    model, numeric, categorical = fresh(bins=bins, steps=steps)
     numeric[0], categorical[1], categorical[2] = NAN, -1, 60_000
     graph = OnnxModel.from_bytes(to_onnx(model, 12, 3), 12, 3, provider=Provider.CPU)
     with torch.no_grad():
