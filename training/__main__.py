@@ -152,9 +152,15 @@ def fit(
     label_maturity_days: Annotated[
         float, typer.Option(min=0, help="Collected data: how old a transaction is once silence means legitimate.")
     ] = 60,
+    label_delay: Annotated[
+        float | None,
+        typer.Option(min=0, help="Days from a fraud to its report, for the data and the windows that wait for labels."),
+    ] = None,
 ) -> None:
     """Fit a network, calibrate it, and leave a bundle that the service's own loader has proven."""
     settings = read_config(config)
+    if label_delay is not None:
+        settings = settings.with_label_delay(label_delay)
     began = time.perf_counter()
 
     def say(what: str) -> None:
@@ -346,26 +352,36 @@ def compare(
 def handbook_protocol(
     data: Data,
     config: Annotated[Path, typer.Option(help="Loss and network.", exists=True)],
+    label_delay: Annotated[
+        list[float] | None,
+        typer.Option(min=0, help="Days until a fraud is known; several show what faster labels are worth. 7 if none."),
+    ] = None,
+    fit_days: Annotated[float, typer.Option(min=1, help="Length of the fit, which ends where the book's does.")] = 7,
     json_path: Annotated[Path | None, typer.Option("--json", help="Also write the figures here.")] = None,
 ) -> None:
     """Run the Fraud Detection Handbook's published protocol and print the book's figures beside ours."""
     settings = read_config(config)
-    plan = settings.read_plan()
-    frame = _load(data, Format.HANDBOOK, 7)
-    examples = replay_offline(frame, plan, settings.read_currencies(), threads=WORKERS)
-    network = handbook_network(settings, plan.entity_features)
-    folds = run_published(examples, network, seed=settings.seed, say=console.print)
-    table = Table(title=f"{len(folds)} folds: 7 days of fitting, 7 of delay, 7 of testing")
+    raw = _read(data, Format.HANDBOOK)
+    table = Table(title=f"{fit_days:g} days of fitting, 7 of delay, 7 of testing")
     for heading in ("", "average precision", "AUC", "card precision@100"):
         table.add_column(heading)
-    ours = [(fold.average_precision, fold.roc_auc, fold.card_precision_at_100) for fold in folds]
-    mean = tuple(sum(figures) / len(ours) for figures in zip(*ours, strict=True))
-    names = [f"fit from {fold.start:%Y-%m-%d}" for fold in folds]
-    for name, figures in [*zip(names, ours, strict=True), ("ours, mean", mean), *PUBLISHED.items()]:
+    document = {}
+    for days in label_delay or [7.0]:
+        told = settings.with_label_delay(days)
+        plan = told.read_plan()
+        examples = replay_offline(declare_reports(raw, days), plan, told.read_currencies(), threads=WORKERS)
+        network = handbook_network(told, plan.entity_features)
+        folds = run_published(examples, network, fit_days=fit_days, seed=told.seed, say=console.print)
+        ours = [(fold.average_precision, fold.roc_auc, fold.card_precision_at_100) for fold in folds]
+        mean = tuple(sum(figures) / len(ours) for figures in zip(*ours, strict=True))
+        names = [f"fraud known after {days:g} days, fit until {fold.fit_until:%Y-%m-%d}" for fold in folds]
+        for name, figures in [*zip(names, ours, strict=True), (f"… mean of {len(folds)}", mean)]:
+            table.add_row(name, *(f"{value:.4f}" for value in figures))
+        document[f"{days:g}"] = {"mean": mean, "folds": dict(zip(names, ours, strict=True))}
+    for name, figures in PUBLISHED.items():
         table.add_row(name, *(f"{value:.4f}" for value in figures))
     Console().print(table)
     if json_path is not None:
-        document = {"mean": mean, "folds": dict(zip(names, ours, strict=True))}
         json_path.write_text(json.dumps(document, indent=1) + "\n")
 
 

@@ -11,6 +11,7 @@ from service.errors import DataInvalid
 from service.features.plan import Plan, compile_plan
 from service.features.spec import parse_spec
 from training.calibrators import LineMethod
+from training.label_delay import with_label_delay
 from training.losses import LossName
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -106,14 +107,14 @@ class NetworkConfig(_Section):
 class TeacherConfig(_Section):
     """Boosted trees that the network learns from (LightGBM); without this section it learns from labels alone."""
 
-    share: Share = Field(1.0, description="Of the target that is the teacher's answer; the rest is the label.")
+    share: Share = Field(0.8, description="Of the target that is the teacher's answer; the rest is the label.")
     steps: Annotated[int, Field(ge=0, le=1024)] = Field(
-        128, description="Places where the trees split that become inputs of the network. 0 leaves them out."
+        48, description="Places where the trees split that become inputs of the network. 0 leaves them out."
     )
     members: Annotated[int, Field(ge=1, le=32)] = Field(3, description="Ensembles whose answers are averaged.")
-    rounds: Annotated[int, Field(ge=1, le=10_000)] = Field(200, description="Trees in each.")
+    rounds: Annotated[int, Field(ge=1, le=10_000)] = Field(150, description="Trees in each.")
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 0.07
-    leaves: Annotated[int, Field(ge=2, le=1024)] = 15
+    leaves: Annotated[int, Field(ge=2, le=1024)] = 8
     least_rows: Annotated[int, Field(ge=1)] = Field(20, description="In a leaf.")
     penalty: Annotated[float, Field(ge=0)] = Field(5.0, description="On the square of a leaf's value.")
     rows_shown: Annotated[float, Field(gt=0, le=1)] = Field(0.7, description="Share of the rows that a tree sees.")
@@ -166,6 +167,9 @@ class FitConfig(_Section):
     features: Path = Field(description="The feature spec, relative to this file.")
     currencies: Path = Field(description="The rate table, relative to this file.")
     label_delay_days: Days = Field(7, description="Assumed where the data does not say when a label became known.")
+    window_delay_days: Days | None = Field(
+        None, description="What the windows of the spec that wait for labels wait; none: what the spec says."
+    )
     split: SplitConfig = SplitConfig()
     loss: LossConfig = LossConfig()
     sampler: SamplerConfig = UndersampleConfig()
@@ -175,13 +179,30 @@ class FitConfig(_Section):
     costs: CostConfig = CostConfig()
     reasons: list[ReasonConfig] = []
 
+    def with_label_delay(self, days: float) -> "FitConfig":
+        """The same with labels that become known after so long, and windows that wait for them so long."""
+        return self.model_copy(update={"label_delay_days": days, "window_delay_days": days})
+
+    def read_features(self) -> bytes:
+        """The feature spec as YAML, its windows waiting as long as is configured here.
+
+        Raises:
+            DataInvalid: the delay is not one that a spec can have.
+        """
+        content = self.features.read_bytes()
+        if self.window_delay_days is None:
+            return content
+        document = with_label_delay(yaml.safe_load(content), self.window_delay_days)
+        return yaml.safe_dump(document, sort_keys=False).encode()
+
     def read_plan(self) -> Plan:
         """The feature spec, compiled.
 
         Raises:
+            DataInvalid: the delay is not one that a spec can have.
             SpecInvalid: with every fault of the spec.
         """
-        return compile_plan(parse_spec(yaml.safe_load(self.features.read_bytes())))
+        return compile_plan(parse_spec(yaml.safe_load(self.read_features())))
 
     def read_currencies(self) -> CurrencyTable:
         """The rate table.

@@ -112,7 +112,7 @@ def fit(
     )
     report = _report_data(made, command)
     files = bundle_files(
-        graph=graph, features=config.features.read_bytes(), currencies=currencies, thresholds=points,
+        graph=graph, features=config.read_features(), currencies=currencies, thresholds=points,
         golden=golden_rows(model, examples, split.test.rows, plan.entity_features),
         texts={REPORT: render(report), MODEL_CARD: model_card(report)},
     )  # fmt: skip

@@ -46,7 +46,7 @@ entities:
     log: {compact_at: 16, keep: 4, ring: 128}
     windows:
       h2: {length: 2h, hop: 10m, sums: [count, amount]}
-      told: {length: 14d, hop: 1d, at: report, sums: [fraud, issuer_declined]}
+      told: {length: 14d, hop: 1d, at: report, sums: [fraud, fraud_amount, issuer_declined]}
     sets:
       shops: {of: merchant_id, capacity: 4, hop: 1h}
       networks: {of: ip_country, capacity: 4, hop: 1d}
@@ -54,6 +54,7 @@ entities:
       count_2h: {total: h2.count}
       amount_2h: {total: h2.amount}
       frauds_14d: {total: told.fraud}
+      fraud_amount_14d: {total: told.fraud_amount}
       declines_14d: {total: told.issuer_declined}
       shops_1d: {distinct: shops, window: 1d}
       new_network: {new: networks}
@@ -64,11 +65,12 @@ entities:
     log: {compact_at: 16, keep: 4, ring: 128}
     windows:
       d3: {length: 3d, hop: 6h, sums: [count, amount]}
-      told: {length: 14d, hop: 1d, at: report, sums: [fraud]}
+      told: {length: 14d, hop: 1d, at: report, sums: [fraud, fraud_amount]}
     features:
       shopper_count_3d: {total: d3.count}
       shopper_ratio_3d: {ratio: d3}
       shopper_frauds: {total: told.fraud}
+      shopper_fraud_amount: {total: told.fraud_amount}
 transaction:
   features:
     amount: {field: amount}
