@@ -122,7 +122,7 @@ def _splits(node: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 def _below(threshold: float) -> np.float32 | None:
     """The largest float32 that is not above a split, so that the same float32 features exceed both; None if none."""
-    if abs(threshold) > np.finfo(np.float32).max:
+    if abs(threshold) > float(np.finfo(np.float32).max):
         return None  # a split between what is there and what is missing
     near = np.float32(threshold)
     return near if float(near) <= threshold else np.nextafter(near, np.float32(-np.inf))
