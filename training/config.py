@@ -16,6 +16,7 @@ from training.losses import LossName
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Days = Annotated[float, Field(ge=0, le=3650)]
+Device = Literal["auto", "cpu", "cuda"]
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 
 
@@ -163,6 +164,9 @@ class FitConfig(_Section):
     threads: Annotated[int, Field(ge=1, le=256)] = Field(
         1,
         description="Of torch. Sums depend on it: same threads, same bytes. A small network gains nothing by more.",
+    )
+    device: Device = Field(
+        "auto", description="Where the network is fitted; auto takes a GPU if there is one. Bytes repeat per device."
     )
     features: Path = Field(description="The feature spec, relative to this file.")
     currencies: Path = Field(description="The rate table, relative to this file.")

@@ -85,8 +85,8 @@ def fit(
     say(f"fitting on {len(split.fit.rows):,} transactions with {split.fit.frauds:,} frauds")
     trained = train(
         _part(examples, split.fit), _part(examples, split.tune), config.network, config.loss, config.sampler,
-        teacher_config=config.teacher, seed=config.seed, threads=config.threads, entity_features=plan.entity_features,
-        tick=tick,
+        teacher_config=config.teacher, device=config.device, seed=config.seed, threads=config.threads,
+        entity_features=plan.entity_features, tick=tick,
     )  # fmt: skip
     say(f"average precision by epoch on the tuning slice: {' '.join(f'{ap:.4f}' for ap in trained.average_precisions)}")
     chosen, model = calibrate(trained, examples, split.calibrate, config)

@@ -9,11 +9,11 @@ mistakes, its chance mistakes included. So compare networks with each other, not
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from service.errors import DataInvalid
+from training.flat_encoding import FlatEncoding
 from training.metrics import Labels, Mask, Reals, threshold_at_fpr
-from training.network import INFERENCE_ROWS, RAREST_CODE, Codes, Floats, NumericEncoding
+from training.network import INFERENCE_ROWS, Codes, Floats
 from training.optimise import Part
 
 LEGITIMATE_ROWS = 300_000
@@ -40,14 +40,13 @@ def reference_scores(fit: Part, numeric: Floats, categorical: Codes) -> Scores:
     from sklearn.linear_model import LogisticRegression  # noqa: PLC0415 - loads SciPy: a second that few commands need
 
     rows, weights = _spaced_rows(fit.labels)
-    encoding = NumericEncoding.for_data(fit.numeric, bins=0)
-    known = [_frequent(column) for column in fit.categorical[rows].T]
+    encoding = FlatEncoding.for_data(fit.numeric, fit.categorical)
     reference = LogisticRegression(solver="newton-cholesky")
-    reference.fit(_columns(encoding, known, fit.numeric[rows], fit.categorical[rows]), fit.labels[rows], weights)
+    reference.fit(_columns(encoding, fit.numeric[rows], fit.categorical[rows]), fit.labels[rows], weights)
     pieces = [np.zeros(0)]
     for start in range(0, len(numeric), INFERENCE_ROWS):
         piece = slice(start, start + INFERENCE_ROWS)
-        pieces.append(reference.decision_function(_columns(encoding, known, numeric[piece], categorical[piece])))
+        pieces.append(reference.decision_function(_columns(encoding, numeric[piece], categorical[piece])))
     return np.concatenate(pieces)
 
 
@@ -104,13 +103,6 @@ def _spaced_rows(labels: Mask) -> tuple[npt.NDArray[np.int64], Scores]:
     return rows, np.where(labels[rows], 1.0, len(legitimate) / kept)
 
 
-def _frequent(codes: Codes) -> Codes:
-    """The codes of one column that occur often enough to learn from, missing among them: (codes,), ascending."""
-    distinct, counts = np.unique(codes, return_counts=True)
-    return distinct[counts >= RAREST_CODE]
-
-
-def _columns(encoding: NumericEncoding, known: list[Codes], numeric: Floats, categorical: Codes) -> Scores:
-    """What the reference sees of some rows: (rows, columns). An unknown code raises no flag."""
-    flags = [codes[:, None] == frequent for codes, frequent in zip(categorical.T, known, strict=True)]
-    return np.hstack([encoding(torch.from_numpy(numeric)).numpy(), *flags], dtype=np.float64)
+def _columns(encoding: FlatEncoding, numeric: Floats, categorical: Codes) -> Scores:
+    """What the reference sees of some rows: (rows, columns), as wide numbers as its solver needs."""
+    return encoding(numeric, categorical).astype(np.float64)

@@ -282,12 +282,14 @@ class ServedModel(nn.Module):
 
 
 def raw_logits(network: FraudNetwork, numeric: Floats, categorical: Codes) -> Floats:
-    """The network's own logits (rows,) for a whole table."""
+    """The network's own logits (rows,) for a whole table, computed where the network is."""
     parts = [np.zeros(0, np.float32)]
+    device = network.output.weight.device
     with torch.no_grad():
         for start in range(0, len(numeric), INFERENCE_ROWS):
             rows = slice(start, start + INFERENCE_ROWS)
-            parts.append(network(torch.from_numpy(numeric[rows]), torch.from_numpy(categorical[rows])).numpy())
+            inputs = (torch.from_numpy(table[rows]).to(device) for table in (numeric, categorical))
+            parts.append(network(*inputs).cpu().numpy())
     return np.concatenate(parts)
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from training.config import LossConfig, NetworkConfig, SamplerConfig, TeacherConfig
+from service.errors import DataInvalid
+from training.config import Device, LossConfig, NetworkConfig, SamplerConfig, TeacherConfig
 from training.losses import Loss, settle_loss, stationary_bias
 from training.metrics import average_precision
 from training.network import NO_STEPS, Architecture, Codes, Floats, FraudNetwork, Mask, probability_of, raw_logits
@@ -69,6 +71,7 @@ def train(
     *,
     teacher_config: TeacherConfig | None = None,
     stop_after: int | None = None,
+    device: Device = "cpu",
     seed: int,
     threads: int,
     entity_features: Sequence[slice],
@@ -77,7 +80,8 @@ def train(
     """Minimise the loss over `fit` and keep the epoch with the best average precision on `tune`.
 
     AdamW under a one-cycle schedule, the sampler's rows each epoch, a moving average of the weights. Same arguments,
-    same weights to the last bit (on one CPU type).
+    same weights to the last bit (on one type of CPU or GPU). In float32 on a GPU too: a network this small waits for
+    launches, not for multiplications, and eight bits of a bfloat16 are few for a log-odds.
 
     Args:
         fit: the rows to learn from; both classes must be there.
@@ -87,15 +91,17 @@ def train(
         sampler_config: over which of the rows.
         teacher_config: whom to learn from beside the labels; None: from the labels alone.
         stop_after: end after so many of the schedule's epochs; None: when `tune` says so.
+        device: where; `auto` takes a GPU if there is one. The network comes back to the CPU.
         seed: of the initial weights, the draws and the drop-outs.
         threads: torch's threads; the order of sums depends on it.
         entity_features: by entity, its part of the numeric features; hidden together now and then.
         tick: called after each epoch, for a progress bar.
 
     Raises:
-        DataInvalid: the sampler cannot work with these rows.
+        DataInvalid: the sampler cannot work with these rows, or there is no such device.
     """
-    with _reproducible(seed, threads):
+    place = settle_device(device)
+    with _reproducible(seed, threads, place):
         draws = np.random.default_rng(seed)
         sample = draw_sample(sampler_config, fit.numeric, fit.categorical, fit.labels, draws)
         loss = settle_loss(
@@ -112,7 +118,7 @@ def train(
         if teacher_config is not None:
             teacher = learn(fit.numeric, fit.categorical, fit.labels, teacher_config, seed=seed, threads=threads)
         steps = NO_STEPS if teacher is None or teacher_config is None else teacher.steps(teacher_config.steps)
-        network = FraudNetwork.for_data(fit.numeric, fit.categorical, shape, bias=bias, steps=steps)
+        network = FraudNetwork.for_data(fit.numeric, fit.categorical, shape, bias=bias, steps=steps).to(place)
         targets = _targets(sample, teacher, share=0.0 if teacher_config is None else teacher_config.share)
         best, reached = network, [0.0]
         turns = math.ceil((sample.frauds + sample.legitimate) / config.batch)
@@ -127,7 +133,7 @@ def train(
                 best = copy.deepcopy(averaged)
             elif len(reached) - 1 - int(np.argmax(reached)) >= config.patience:
                 break
-    return Trained(best.eval(), loss, correction(loss, sample), prior, tuple(reached[1:]))
+    return Trained(best.eval().cpu(), loss, correction(loss, sample), prior, tuple(reached[1:]))
 
 
 def _targets(sample: Sample, teacher: Teacher | None, *, share: float) -> Floats:
@@ -151,6 +157,7 @@ def _epochs(
     batches: Callable[[], Iterator[tuple[Tensor, Tensor, Tensor]]],
 ) -> Iterator[FraudNetwork]:
     """Run the optimiser; after each epoch, the moving average of the weights as a network."""
+    place = network.output.weight.device
     optimiser = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, max_lr=config.learning_rate, total_steps=turns * config.epochs
@@ -159,9 +166,10 @@ def _epochs(
     average = AveragedModel(network, multi_avg_fn=decay)
     for _ in range(config.epochs):
         network.train()
-        for numeric, categorical, labels in batches():
+        for numeric, categorical, targets in batches():
             optimiser.zero_grad()
-            loss(network(numeric, categorical), labels).backward()  # type: ignore[no-untyped-call] # torch's is untyped
+            logits = network(numeric.to(place), categorical.to(place))
+            loss(logits, targets.to(place)).backward()  # type: ignore[no-untyped-call] # torch's is untyped
             nn.utils.clip_grad_norm_(network.parameters(), GRADIENT_BOUND)
             optimiser.step()
             schedule.step()
@@ -193,14 +201,28 @@ def _batches(
         )
 
 
+def settle_device(device: Device) -> torch.device:
+    """Where to fit.
+
+    Raises:
+        DataInvalid: CUDA was asked for by name and is not there.
+    """
+    found = torch.cuda.is_available()
+    if device == "cuda" and not found:
+        raise DataInvalid("device cuda was asked for, but torch finds none: install its CUDA build, or say auto or cpu")
+    return torch.device("cuda" if found and device != "cpu" else "cpu")
+
+
 @contextmanager
-def _reproducible(seed: int, threads: int) -> Iterator[None]:
+def _reproducible(seed: int, threads: int, place: torch.device) -> Iterator[None]:
     """Torch as a function of the seed and the number of threads; its global state is given back afterwards."""
+    if place.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # or cuBLAS may add in any order, and torch refuses
     threads_before, strict_before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(mode=True)
     try:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[] if place.type == "cpu" else [torch.cuda.current_device()]):
             torch.manual_seed(seed)
             yield
     finally:

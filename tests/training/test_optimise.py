@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from service.errors import DataInvalid
 from training.config import (
     AllRowsConfig,
+    Device,
     LossConfig,
     NetworkConfig,
     SamplerConfig,
@@ -17,12 +19,13 @@ from training.config import (
 from training.losses import LossName
 from training.metrics import average_precision
 from training.network import raw_logits
-from training.optimise import Part, Trained, train
+from training.optimise import Part, Trained, settle_device, train
 
 SMALL = NetworkConfig(width=16, depth=1, batch=256, epochs=4, average_decay=0.9)
 HALF = UndersampleConfig(legitimate_kept=0.5)
 SAMPLERS = (AllRowsConfig(), HALF, UndersampleConfig(legitimate_kept=0.5, drawn="once"), SmoteConfig())
 ENTITIES = (slice(0, 2), slice(2, 3))
+GPU_GPU_CPU: tuple[Device, ...] = ("cuda", "cuda", "cpu")
 
 
 def part(rows: int = 4_000, seed: int = 7) -> Part:
@@ -159,3 +162,31 @@ def test_torch_is_left_as_it_was_found() -> None:
         torch.are_deterministic_algorithms_enabled(),
         torch.get_rng_state().tolist(),
     )
+
+
+def test_a_gpu_that_is_not_there_is_an_error_by_name_and_the_cpu_otherwise() -> None:
+    """`auto` takes what there is; `cuda` without one says what to do."""
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    assert settle_device("auto") == settle_device("cpu") == torch.device("cpu")
+    with pytest.raises(DataInvalid, match="say auto or cpu"):
+        settle_device("cuda")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_a_gpu_learns_what_the_cpu_learns_and_repeats_itself() -> None:
+    """To the last bit the same twice, back on the CPU, and ranking later rows about as well."""
+    later = part(seed=8)
+    first, again, on_cpu = (
+        train(
+            part(), None, SMALL, LossConfig(), HALF,
+            device=device, seed=7, threads=1, entity_features=ENTITIES, tick=lambda: None,
+        )
+        for device in GPU_GPU_CPU
+    )  # fmt: skip
+    assert weights(first) == weights(again)
+    reached = [
+        average_precision(later.labels, raw_logits(result.network, later.numeric, later.categorical))
+        for result in (first, on_cpu)
+    ]
+    assert reached[0] == pytest.approx(reached[1], rel=0.1)

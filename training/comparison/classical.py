@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from training.comparison.contender import Choice, LogOdds, Point, Reals, Space
+from training.flat_encoding import FlatEncoding
 from training.metrics import average_precision
-from training.network import RAREST_CODE, Codes, Floats, NumericEncoding
+from training.network import Codes, Floats
 from training.optimise import Part
 
 ROWS_PER_TREE = 100_000
@@ -19,28 +19,6 @@ SURE = 1e-6
 """A forest may say 0 or 1; its log-odds end here."""
 
 Matrix = npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True, slots=True)
-class Encoding:
-    """Numbers standardised as in the network, with a flag where missing, beside a column for each frequent code."""
-
-    numeric: NumericEncoding
-    codes: tuple[Codes, ...]
-
-    @classmethod
-    def for_data(cls, numeric: Floats, categorical: Codes) -> "Encoding":
-        """Fitted to these rows; missing is a code like any other, and a rare code raises no flag."""
-        frequent = []
-        for column in categorical.T:
-            distinct, counts = np.unique(column, return_counts=True)
-            frequent.append(distinct[counts >= RAREST_CODE])
-        return cls(NumericEncoding.for_data(numeric, bins=0), tuple(frequent))
-
-    def __call__(self, numeric: Floats, categorical: Codes) -> Matrix:
-        """(rows, n) and (rows, m) to (rows, columns)."""
-        flags = [column[:, None] == known for column, known in zip(categorical.T, self.codes, strict=True)]
-        return np.hstack([self.numeric(torch.from_numpy(numeric)).numpy(), *flags], dtype=np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +49,7 @@ class LogisticRegression:
         """Newton's method; nothing in it is random but the draw of the rows."""
         from sklearn.linear_model import LogisticRegression as Model  # noqa: PLC0415 - seconds that few commands need
 
-        encoding = Encoding.for_data(fit.numeric, fit.categorical)
+        encoding = FlatEncoding.for_data(fit.numeric, fit.categorical)
         model = Model(**choice, solver="newton-cholesky", random_state=seed)
         model.fit(encoding(fit.numeric, fit.categorical), fit.labels)
 
@@ -116,7 +94,7 @@ class Forest:
         """The log-odds of the trees' mean share of fraud."""
         from sklearn.ensemble import RandomForestClassifier  # noqa: PLC0415 - seconds that few commands need
 
-        encoding = Encoding.for_data(fit.numeric, fit.categorical)
+        encoding = FlatEncoding.for_data(fit.numeric, fit.categorical)
         model = RandomForestClassifier(
             self.trees,
             **choice,
