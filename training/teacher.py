@@ -76,7 +76,8 @@ def learn(
         seed: of what the members are shown.
         threads: to use; the result does not depend on it.
     """
-    import lightgbm  # noqa: PLC0415 - half a second that only a taught fit needs
+    # Half a second that only a taught fit needs; and after torch, whose libgomp it takes where the system has none.
+    import lightgbm  # noqa: PLC0415
 
     settings = {
         "objective": "binary",
