@@ -18,9 +18,19 @@ from service.errors import DataInvalid
 from training.config import Device, LossConfig, NetworkConfig, SamplerConfig, TeacherConfig
 from training.losses import Loss, settle_loss, stationary_bias
 from training.metrics import average_precision
-from training.network import NO_STEPS, Architecture, Codes, Floats, FraudNetwork, Mask, probability_of, raw_logits
+from training.network import (
+    NO_STEPS,
+    Architecture,
+    Codes,
+    Floats,
+    FraudNetwork,
+    Mask,
+    Steps,
+    probability_of,
+    raw_logits,
+)
 from training.samplers import Correction, Sample, correction, draw_sample
-from training.teacher import Teacher, learn
+from training.teacher import learn
 
 GRADIENT_BOUND = 1.0
 """Gradients are clipped to this norm: one odd batch must not undo what a hundred have learned."""
@@ -114,12 +124,8 @@ def train(
         shape = Architecture(config.width, config.depth, config.dropout, config.bins, config.embedding)
         prior = float(fit.labels.mean())
         bias = stationary_bias(prior, gamma=loss.gamma, alpha=loss.alpha, beta=sample.beta)
-        teacher = None
-        if teacher_config is not None:
-            teacher = learn(fit.numeric, fit.categorical, fit.labels, teacher_config, seed=seed, threads=threads)
-        steps = NO_STEPS if teacher is None or teacher_config is None else teacher.steps(teacher_config.steps)
+        steps, targets = _lesson(fit, sample, teacher_config, seed=seed, threads=threads)
         network = FraudNetwork.for_data(fit.numeric, fit.categorical, shape, bias=bias, steps=steps).to(place)
-        targets = _targets(sample, teacher, share=0.0 if teacher_config is None else teacher_config.share)
         best, reached = network, [0.0]
         turns = math.ceil((sample.frauds + sample.legitimate) / config.batch)
         batches = partial(_batches, sample, targets, config, entity_features, draws)
@@ -136,17 +142,21 @@ def train(
     return Trained(best.eval().cpu(), loss, correction(loss, sample), prior, tuple(reached[1:]))
 
 
-def _targets(sample: Sample, teacher: Teacher | None, *, share: float) -> Floats:
-    """What to answer for each row (rows,): its label, or so much of it as the teacher's share leaves.
+def _lesson(
+    fit: Part, sample: Sample, config: TeacherConfig | None, *, seed: int, threads: int
+) -> tuple[Steps, Floats]:
+    """Which steps the network gets, and what it is to answer for each row of the sample (rows,).
 
-    The teacher speaks of fraud as rare as it is, the sample shows it 1 / beta times as often.
+    Without a teacher its label; else what the teacher's share leaves of that. The teacher speaks of fraud as rare as it
+    is, the sample shows it 1 / beta times as often.
     """
     labels = sample.labels.astype(np.float32)
-    if teacher is None or share == 0:
-        return labels
+    if config is None:
+        return NO_STEPS, labels
+    teacher = learn(fit.numeric, fit.categorical, fit.labels, config, seed=seed, threads=threads)
     shown = torch.from_numpy(teacher.log_odds(sample.numeric, sample.categorical) - math.log(sample.beta))
     answers: Floats = probability_of(shown).numpy().astype(np.float32)
-    return share * answers + (1 - share) * labels
+    return teacher.steps(config.steps), config.share * answers + (1 - config.share) * labels
 
 
 def _epochs(
