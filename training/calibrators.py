@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 
 Reals = npt.NDArray[np.float64]
-Counts = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 Point: TypeAlias = tuple[int, int]
 
@@ -98,7 +97,7 @@ def beta(log_odds: Reals, labels: Mask) -> Beta:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Steps:
+class Staircase:
     """A staircase.
 
     Attributes:
@@ -114,7 +113,7 @@ class Steps:
         return self.heights[np.maximum(np.searchsorted(self.starts, log_odds, side="right") - 1, 0)]
 
 
-def isotonic(log_odds: Reals, labels: Mask) -> Steps:
+def isotonic(log_odds: Reals, labels: Mask) -> Staircase:
     """The best function that never falls (Zadrozny and Elkan 2002): the slopes of the lowest convex line.
 
     That line is drawn under the points (rows so far, frauds so far) in ascending order of log-odds.
@@ -127,7 +126,7 @@ def isotonic(log_odds: Reals, labels: Mask) -> Steps:
         hull.append(corner)
     rows, frauds = np.array(hull, np.int64).T
     group_of_rows = np.searchsorted(np.array([row for row, _ in corners]), rows[:-1])
-    return Steps(scores[group_of_rows], log_odds_of(np.diff(frauds) / np.diff(rows)))
+    return Staircase(scores[group_of_rows], log_odds_of(np.diff(frauds) / np.diff(rows)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

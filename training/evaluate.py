@@ -56,7 +56,7 @@ def evaluate(frame: pl.DataFrame, bundle: Bundle, *, start: datetime | None, thr
 
 
 def ranking(
-    examples: Examples, rows: NDArray[np.int64], labels: NDArray[np.bool_], logit: NDArray[np.float32]
+    examples: Examples, rows: NDArray[np.int64], labels: NDArray[np.bool_], logit: NDArray[np.floating]
 ) -> dict[str, float]:
     """How far frauds are put above legitimate transactions, by the usual figures.
 

@@ -1,5 +1,6 @@
 """Examples: what the service's own engine computes for a table of transactions, with their labels."""
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -67,6 +68,14 @@ class Examples:
     amount_minor: NDArray[np.int64]
     card: NDArray[np.int64]
     typology: NDArray[np.str_]
+
+    def fingerprint(self, *more: NDArray[np.int64]) -> str:
+        """SHA-256 of everything that is learned from, and of what else of the same rows a result depends on."""
+        digest = hashlib.sha256()
+        of_rows = (self.labels, self.reported_at_ms, self.event_time_ms)
+        for array in (self.numeric, self.categorical, *of_rows, *more):
+            digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

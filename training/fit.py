@@ -1,6 +1,5 @@
 """Fit, calibrate, set operating points, export and prove one model; read top to bottom, this is all of training."""
 
-import hashlib
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -94,7 +93,7 @@ def fit(
     graph = to_onnx(model, len(plan.numeric), len(plan.categorical))
     say(f"exported {len(graph):,} bytes of ONNX; measuring on the test slice")
     score = _in_batches(OnnxModel.from_bytes(graph, len(plan.numeric), len(plan.categorical), provider=Provider.CPU))
-    served = _Served.of(score, model, examples)
+    served = _Served.of(score, trained, examples)
     table = score_table(
         served.logit[split.calibrate.rows], served.probability[split.calibrate.rows], split.calibrate.labels
     )
@@ -133,9 +132,8 @@ def calibrate(trained: Trained, examples: Examples, part: Slice, config: FitConf
     Raises:
         DataInvalid: the configured line would turn the ranking around.
     """
-    undone = ServedModel(trained.network, gamma=trained.loss.gamma, alpha=trained.loss.alpha, beta=trained.beta)
     raw = raw_logits(trained.network, examples.numeric[part.rows], examples.categorical[part.rows])
-    chosen = choose_line(_recovered(undone, raw), part.labels, config.calibration.method)
+    chosen = choose_line(_recovered(trained, raw), part.labels, config.calibration.method)
     return chosen, ServedModel(
         trained.network,
         gamma=trained.loss.gamma,
@@ -196,17 +194,16 @@ class _Served:
     probability: Floats
 
     @classmethod
-    def of(cls, score: Score, model: ServedModel, examples: Examples) -> "_Served":
-        raw = raw_logits(model.network, examples.numeric, examples.categorical)
+    def of(cls, score: Score, trained: Trained, examples: Examples) -> "_Served":
+        raw = raw_logits(trained.network, examples.numeric, examples.categorical)
         logit, probability = score(examples.numeric, examples.categorical)
         stated = probability_of(raw.astype(np.float64)).astype(np.float32)
-        return cls(stated, _recovered(model, raw), logit, probability)
+        return cls(stated, _recovered(trained, raw), logit, probability)
 
 
-def _recovered(model: ServedModel, raw: Floats) -> Reals:
+def _recovered(trained: Trained, raw: Floats) -> Reals:
     """Log-odds after the closed form, (n,), from the network's own logits."""
-    with torch.no_grad():
-        recovered: Reals = model.corrected(torch.from_numpy(raw)).numpy().astype(np.float64)
+    recovered: Reals = trained.correction(torch.from_numpy(raw)).numpy().astype(np.float64)
     return recovered
 
 
@@ -282,7 +279,7 @@ def _report_data(made: _Made, command: str) -> ReportData:
         },
         periods=[_period(name, examples, getattr(made.split, name)) for name in ("fit", "tune", "calibrate", "test")],
         source=made.source,
-        fingerprint=_fingerprint(examples),
+        fingerprint=examples.fingerprint(),
         config=_portable(made.config),
         missing_share=dict(zip(made.plan.numeric, missing.tolist(), strict=True)),
         metrics=made.metrics,
@@ -318,7 +315,7 @@ def _manifest(made: _Made, files: Files) -> Manifest:
         class_prior=trained.prior,
         training_data=TrainingData(
             source=made.source,
-            fingerprint=_fingerprint(made.examples),
+            fingerprint=made.examples.fingerprint(),
             rows=len(fitted.labels),
             frauds=made.split.fit.frauds,
             first_event_time_ms=int(times.min()),
@@ -342,20 +339,6 @@ def _manifest(made: _Made, files: Files) -> Manifest:
         histograms=histograms(made.plan, fitted.numeric),
         files=files.digests,
     )
-
-
-def _fingerprint(examples: Examples) -> str:
-    """SHA-256 of everything the fit saw."""
-    digest = hashlib.sha256()
-    for array in (
-        examples.numeric,
-        examples.categorical,
-        examples.labels,
-        examples.reported_at_ms,
-        examples.event_time_ms,
-    ):
-        digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()
 
 
 def _portable(config: FitConfig) -> dict[str, Setting]:

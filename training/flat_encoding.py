@@ -1,4 +1,4 @@
-"""What models without embeddings see: the network's numbers, and a column for each frequent code."""
+"""What models without embeddings see: one matrix of numbers, in which codes have become numbers too."""
 
 from dataclasses import dataclass
 
@@ -28,3 +28,9 @@ class FlatEncoding:
         """(rows, n) and (rows, m) to (rows, columns)."""
         flags = [column[:, None] == known for column, known in zip(categorical.T, self.codes, strict=True)]
         return np.hstack([self.numeric(torch.from_numpy(numeric)).numpy(), *flags], dtype=np.float32)
+
+
+def tree_columns(numeric: Floats, categorical: Codes) -> Floats:
+    """What trees see: raw numbers beside codes, (rows, n + m), missing ones NaN; a code up to 2^24 is itself."""
+    codes = np.where(categorical < 0, np.nan, categorical).astype(np.float32)
+    return np.hstack([numeric, codes])

@@ -4,7 +4,6 @@ A fit is measured twice. Its *shares* say how much of the gradient easy legitima
 ranks a later week. docs/focal-loss.md defines both and argues why each is taken where it is.
 """
 
-import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,11 +23,12 @@ from training.config import AllRowsConfig, LossConfig, NetworkConfig
 from training.examples import Examples
 from training.gradients import EASY_BELOW, gradient_share, gradient_sizes
 from training.hard_cases import hard_frauds, hard_recall, reference_scores
+from training.journal import append_line, read_lines
 from training.losses import Loss, settle_loss, stationary_bias
 from training.metrics import average_precision, recall_at_fpr
 from training.network import Mask, raw_logits
 from training.optimise import Part, Trained, train
-from training.split import DAY_MS
+from training.split import DAY_MS, known_labels
 
 LOSSES: Mapping[str, LossConfig] = {
     "bce": LossConfig(name="bce"),
@@ -191,7 +191,7 @@ def run_study(
             week = cut(examples, test_from, config)
             for key in missing:
                 done[key] = _run(week, key, entity_features, config)
-                _append(out / RUNS_FILE, done[key])
+                append_line(out / RUNS_FILE, json.dumps(asdict(done[key]), ensure_ascii=False))
                 tick(1)
     return [done[key] for key in _keys(config)]
 
@@ -210,8 +210,7 @@ def cut(examples: Examples, test_from: datetime, config: StudyConfig) -> Cut:
     tune_ms = test_ms - gap_ms - week_ms
     fit_ms = tune_ms - gap_ms - round(config.fit_days * DAY_MS)
     _check_span(examples, fit_ms, test_ms + week_ms)
-    reported = (examples.reported_at_ms >= 0) & (examples.reported_at_ms < test_ms)
-    known = examples.labels & reported
+    known = known_labels(examples.labels, examples.reported_at_ms, test_ms)
     fit = _part(examples, "fit", known, fit_ms, tune_ms - gap_ms)
     tune = _part(examples, "tuning", known, tune_ms, tune_ms + week_ms)
     test = _part(examples, "test", examples.labels, test_ms, test_ms + week_ms)
@@ -325,7 +324,7 @@ def _claim(out: Path, examples: Examples, config: StudyConfig) -> None:
         DataInvalid: it is something else; the message names what.
     """
     ours = {
-        "data": _digest(examples),
+        "data": examples.fingerprint(),
         "losses": {name: loss.model_dump() for name, loss in LOSSES.items()},
         "network": config.network.model_dump(),
         "fit_days": config.fit_days,
@@ -344,27 +343,7 @@ def _claim(out: Path, examples: Examples, config: StudyConfig) -> None:
         raise DataInvalid(f"{out} holds runs with other {', '.join(differing)}; take another directory")
 
 
-def _digest(examples: Examples) -> str:
-    """SHA-256 of every feature, label, report and time: another spec or another file is another study."""
-    digest = hashlib.sha256()
-    of_rows = (examples.labels, examples.reported_at_ms, examples.event_time_ms)
-    for array in (examples.numeric, examples.categorical, *of_rows):
-        digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()
-
-
 def _read_runs(path: Path) -> list[Run]:
-    """The runs so far. A last line without its end was being written when the study was interrupted: it is cut off."""
-    if not path.exists():
-        return []
-    text = path.read_text(encoding="utf-8")
-    whole = text[: text.rfind("\n") + 1]
-    if whole != text:
-        path.write_text(whole, encoding="utf-8")
+    """The runs so far."""
     adapter = TypeAdapter(Run)
-    return [adapter.validate_json(line) for line in whole.splitlines()]
-
-
-def _append(path: Path, run: Run) -> None:
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(asdict(run), ensure_ascii=False) + "\n")
+    return [adapter.validate_json(line) for line in read_lines(path)]

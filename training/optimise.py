@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from service.errors import DataInvalid
+from training.calibrators import probability_of
 from training.config import Device, LossConfig, NetworkConfig, SamplerConfig, TeacherConfig
 from training.losses import Loss, settle_loss, stationary_bias
 from training.metrics import average_precision
@@ -26,7 +27,6 @@ from training.network import (
     FraudNetwork,
     Mask,
     Steps,
-    probability_of,
     raw_logits,
 )
 from training.samplers import Correction, Sample, correction, draw_sample
@@ -154,8 +154,8 @@ def _lesson(
     if config is None:
         return NO_STEPS, labels
     teacher = learn(fit.numeric, fit.categorical, fit.labels, config, seed=seed, threads=threads)
-    shown = torch.from_numpy(teacher.log_odds(sample.numeric, sample.categorical) - math.log(sample.beta))
-    answers: Floats = probability_of(shown).numpy().astype(np.float32)
+    shown = teacher.log_odds(sample.numeric, sample.categorical) - math.log(sample.beta)
+    answers = probability_of(shown).astype(np.float32)
     return teacher.steps(config.steps), config.share * answers + (1 - config.share) * labels
 
 

@@ -20,6 +20,7 @@ from training import figures, metrics
 from training.calibrators import LineMethod
 from training.certificate import Compared, Measured
 from training.figures import percent
+from training.markup import table
 from training.metrics import SWEEP_THRESHOLDS, Labels, Mask, Reals, TypologyRecall
 
 FALSE_POSITIVE_RATES = (0.001, 0.005)
@@ -205,7 +206,7 @@ def _calibration(report: ReportData) -> str:
         + "\n<p>Left: bins of half a decade of odds with at least "
         f"{figures.FEW_ROWS} transactions, with 95% intervals; hollow points saw no fraud. Right: the band holds 95% "
         "of days if each probability is right and frauds are independent; fraud comes in bursts, so expect some days "
-        "outside.</p>\n" + _table(STAGE_HEAD, stage_rows(report))
+        "outside.</p>\n" + table(STAGE_HEAD, stage_rows(report))
     )
 
 
@@ -263,7 +264,7 @@ def _calibrators(report: ReportData) -> str:
         "The one in bold is served; it was chosen without these rows. By chance: what the error would be, on average, "
         "if each of these probabilities were right. The intervals are 95%. Only a straight line stands in the graph: "
         "stairs give many transactions the same probability, which costs average precision.</p>\n"
-        + _table(head, rows, marked=[found.method == report.calibrated_by for found in report.calibrators])
+        + table(head, rows, marked=[found.method == report.calibrated_by for found in report.calibrators])
     )
 
 
@@ -277,7 +278,7 @@ def _segments(report: ReportData) -> str:
         "<h2>Segments</h2>\n"
         "<p>The same certificate for parts of the slice. Expected is the sum of the probabilities: where it is far "
         "from the frauds there were, the model is wrong about that segment as a whole. Recall is at the "
-        "false-positive rate (FPR) within the segment.</p>\n" + _table(SEGMENT_HEAD, segment_rows(report.certificate))
+        "false-positive rate (FPR) within the segment.</p>\n" + table(SEGMENT_HEAD, segment_rows(report.certificate))
     )
 
 
@@ -285,7 +286,7 @@ def _degraded(report: ReportData) -> str:
     return (
         "<h2>When history is missing</h2>\n"
         "<p>The same transactions, scored by the same graph with the features of some entities missing, as when the "
-        "store does not answer.</p>\n" + _table(DEGRADED_HEAD, degraded_rows(report.certificate))
+        "store does not answer.</p>\n" + table(DEGRADED_HEAD, degraded_rows(report.certificate))
     )
 
 
@@ -378,7 +379,7 @@ def _sweep(report: ReportData) -> str:
         "<h2>Thresholds</h2>\n"
         "<p>What flagging every transaction from a probability upwards would have done. "
         "The rows in bold are the bundle's operating points.</p>\n"
-        + _table(head, rows, marked=[threshold in named for threshold in thresholds])
+        + table(head, rows, marked=[threshold in named for threshold in thresholds])
     )
 
 
@@ -406,7 +407,7 @@ def _typologies(report: ReportData) -> str:
     return (
         "<h2>Kinds of fraud</h2>\n"
         "<p>Recall by typology, at thresholds common to all of them, with 95% intervals: "
-        "a kind that is rare here may be better or worse than it looks.</p>\n" + _table(head, rows)
+        "a kind that is rare here may be better or worse than it looks.</p>\n" + table(head, rows)
     )
 
 
@@ -433,7 +434,7 @@ def _training(report: ReportData) -> str:
         "<p>The data are cut by time, so that the model is only ever measured on what came after it learned. "
         f"Train it again with <code>{escape(report.command)}</code>; the data's fingerprint is "
         f"<code>{escape(report.fingerprint)}</code>.</p>\n"
-        + _table(("Slice", "from", "to", "transactions", "frauds", "fraud rate"), rows)
+        + table(("Slice", "from", "to", "transactions", "frauds", "fraud rate"), rows)
         + "\n<h3>Configuration</h3>\n"
         + _facts(_flattened(report.config))
         + "\n<h3>Figures recorded in the manifest</h3>\n"
@@ -467,24 +468,6 @@ def _figures(*captioned: tuple[str, str]) -> str:
         f"<figure>\n<figcaption>{escape(caption)}</figcaption>\n{svg}</figure>" for caption, svg in captioned
     )
     return f'<div class="figures">\n{drawn}\n</div>'
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]], marked: Sequence[bool] = ()) -> str:
-    """A table; the cells of `rows` are HTML already, `head` is text. The last cell of a short row spans the rest."""
-    titles = "".join(f'<th scope="col">{escape(title)}</th>' for title in head)
-    marks = marked or [False] * len(rows)
-    body = "\n".join(
-        ('<tr class="point">' if mark else "<tr>") + _cells(row, len(head)) + "</tr>"
-        for row, mark in zip(rows, marks, strict=True)
-    )
-    return f'<div class="wide"><table>\n<thead><tr>{titles}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table></div>'
-
-
-def _cells(row: Sequence[str], columns: int) -> str:
-    *cells, last = row
-    left = columns - len(cells)
-    span = f' colspan="{left}"' if left > 1 else ""
-    return "".join(f"<td>{cell}</td>" for cell in cells) + f"<td{span}>{last}</td>"
 
 
 def _facts(facts: Iterable[tuple[str, str]]) -> str:

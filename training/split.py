@@ -70,7 +70,7 @@ def split_by_time(event_time_ms: Times, labels: Mask, reported_at_ms: Times, con
     tune_from = calibrate_from - round(config.tune_days * DAY_MS)
     fit_until = tune_from - round(config.gap_days * DAY_MS)
     fit_from = first + round(config.warm_up_days * DAY_MS)
-    known = labels & (reported_at_ms >= 0) & (reported_at_ms < test_from)
+    known = known_labels(labels, reported_at_ms, test_from)
 
     def part(name: str, start: int, stop: int, seen: Mask) -> Slice:
         rows = np.flatnonzero((event_time_ms >= start) & (event_time_ms < stop))
@@ -83,6 +83,11 @@ def split_by_time(event_time_ms: Times, labels: Mask, reported_at_ms: Times, con
         test=part("test", test_from, end, labels),
         known_at_ms=test_from,
     )
+
+
+def known_labels(labels: Mask, reported_at_ms: Times, moment_ms: int) -> Mask:
+    """Fraud as far as it had been reported by a moment, (n,); what came out later counts as legitimate."""
+    return labels & (reported_at_ms >= 0) & (reported_at_ms < moment_ms)
 
 
 def _checked(name: str, part: Slice, start_ms: int, stop_ms: int) -> Slice:

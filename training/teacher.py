@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from training.config import TeacherConfig
+from training.flat_encoding import tree_columns
 from training.network import Codes, Floats, Mask, Steps
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ VALUES_PER_FEATURE = 4095
 """Candidates for a split. 255, LightGBM's own choice, cannot tell an amount that one row in two thousand reaches."""
 
 PREDICTED_ROWS = 262_144
-"""Rows per call: a table is widened to float64 on the way."""
+"""Rows per call: a table is copied on the way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,7 @@ class Teacher:
         told = np.zeros(len(numeric))
         for start in range(0, len(numeric), PREDICTED_ROWS):
             rows = slice(start, start + PREDICTED_ROWS)
-            columns = _columns(numeric[rows], categorical[rows])
+            columns = tree_columns(numeric[rows], categorical[rows])
             told[rows] = np.mean([member.predict(columns, raw_score=True) for member in self.members], axis=0)
         return told
 
@@ -98,7 +99,7 @@ def learn(
     }
     codes = list(range(numeric.shape[1], numeric.shape[1] + categorical.shape[1]))
     table = lightgbm.Dataset(
-        _columns(numeric, categorical), labels.astype(np.float64), categorical_feature=codes, params=settings,
+        tree_columns(numeric, categorical), labels.astype(np.float64), categorical_feature=codes, params=settings,
         free_raw_data=False,
     )  # fmt: skip
     members = [
@@ -106,12 +107,6 @@ def learn(
         for member in range(config.members)
     ]
     return Teacher(members, numeric.shape[1])
-
-
-def _columns(numeric: Floats, categorical: Codes) -> Reals:
-    """What the trees see: the numbers, then the codes; a negative code is missing."""
-    codes = np.where(categorical < 0, np.nan, categorical.astype(np.float64))
-    return np.hstack([numeric.astype(np.float64), codes])
 
 
 def _splits(node: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from training.comparison.contender import Choice, LogOdds, Point, Reals, Space
+from training.flat_encoding import tree_columns
 from training.metrics import average_precision
 from training.network import Codes, Floats
 from training.optimise import Part
@@ -95,7 +96,7 @@ class BoostedTrees:
     def curve(self, fit: Part, watched: Part, choice: Choice, *, seed: int) -> Iterator[Point]:
         """One point per `ROUNDS_PER_STEP` rounds, grown when it is asked for."""
         grow = self._begin(fit, choice, seed)
-        rows = _matrix(watched.numeric, watched.categorical)
+        rows = tree_columns(watched.numeric, watched.categorical)
         log_odds = np.zeros(len(rows))
         for rounds in range(ROUNDS_PER_STEP, self.most_rounds + 1, ROUNDS_PER_STEP):
             log_odds += grow()(rows)
@@ -107,14 +108,14 @@ class BoostedTrees:
         grown = [grow() for _ in range(steps // ROUNDS_PER_STEP)]
 
         def log_odds(numeric: Floats, categorical: Codes) -> Reals:
-            rows = _matrix(numeric, categorical)
+            rows = tree_columns(numeric, categorical)
             added: Reals = np.sum([trees(rows) for trees in grown], axis=0)
             return added
 
         return log_odds
 
     def _begin(self, fit: Part, choice: Choice, seed: int) -> Grow:
-        rows, target = _matrix(fit.numeric, fit.categorical), fit.labels.astype(np.float32)
+        rows, target = tree_columns(fit.numeric, fit.categorical), fit.labels.astype(np.float32)
         match self.library:
             case "lightgbm":
                 return _lightgbm(rows, target, choice, seed, self.threads)
@@ -240,9 +241,3 @@ def _catboost(rows: Matrix, target: Matrix, choice: Choice, seed: int, threads: 
         return trees
 
     return grow
-
-
-def _matrix(numeric: Floats, categorical: Codes) -> Matrix:
-    """Numbers beside codes, missing ones NaN; a code up to 2^24 is itself as float32."""
-    codes = np.where(categorical < 0, np.nan, categorical).astype(np.float32)
-    return np.hstack([numeric, codes])

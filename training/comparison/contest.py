@@ -15,7 +15,7 @@ from training.comparison.config import ContenderConfig, ContestConfig, Prevalenc
 from training.comparison.contender import Contender
 from training.comparison.folds import Fold, Folds, settle_folds
 from training.comparison.parts import FoldParts
-from training.comparison.records import Json, Records, Run, RunKey, Trial, fingerprint, library_versions
+from training.comparison.records import Json, Records, Run, RunKey, Trial, library_versions
 from training.comparison.search import Attempt, Validation, best_point, propose
 from training.config import FitConfig
 from training.examples import Examples
@@ -53,7 +53,7 @@ class Contest:
         """What results depend on, and nothing that only says which of them are wanted."""
         config = self.config
         return {
-            "data": {"rows": len(self.examples.labels), "sha256": fingerprint(self.examples)},
+            "data": {"rows": len(self.examples.labels), "sha256": self.examples.fingerprint(self.examples.card)},
             "features": self.plan.spec.sha256,
             "threads": self.base.threads,
             "folds": config.folds.model_dump(mode="json"),

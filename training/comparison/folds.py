@@ -9,7 +9,7 @@ import numpy.typing as npt
 from service.errors import DataInvalid
 from training.comparison.config import PublishedFoldsConfig, WeeklyFoldsConfig
 from training.examples import Examples
-from training.split import DAY_MS
+from training.split import DAY_MS, known_labels
 
 WEEK_MS = 7 * DAY_MS
 
@@ -120,9 +120,9 @@ def fold_rows(examples: Examples, fold: Fold) -> FoldRows:
     Raises:
         DataInvalid: a part lacks one of the classes.
     """
-    times, reported = examples.event_time_ms, examples.reported_at_ms
+    times = examples.event_time_ms
     fit = np.flatnonzero((times >= fold.fit_from_ms) & (times < fold.fit_until_ms))
-    known = examples.labels[fit] & (reported[fit] >= 0) & (reported[fit] < fold.test_from_ms)
+    known = known_labels(examples.labels[fit], examples.reported_at_ms[fit], fold.test_from_ms)
     test = np.flatnonzero((times >= fold.test_from_ms) & (times < fold.test_until_ms))
     if fold.known_from_ms is not None:
         test = test[~_known_compromised(examples, test, fold.known_from_ms)]

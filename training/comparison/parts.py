@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from training.calibrators import probability_of
 from training.comparison.config import Prevalence
 from training.comparison.folds import Fold, FoldRows, fold_rows
 from training.comparison.thinning import thin_frauds
@@ -61,7 +62,7 @@ class FoldParts:
     def figures(self, log_odds: Floats, hard: Mask) -> dict[str, float]:
         """How good log-odds of the test rows are, by name."""
         labels = self.examples.labels[self.rows.test]
-        probability = 1 / (1 + np.exp(-log_odds.astype(np.float64)))
+        probability = probability_of(log_odds.astype(np.float64))
         return {
             **ranking(self.examples, self.rows.test, labels, log_odds),
             "hard_recall_at_0.1%_fpr": hard_recall(labels, log_odds, hard, 0.001),

@@ -5,13 +5,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from service.errors import DataInvalid
-from training.comparison.folds import Fold, fold_rows, published_folds
+from training.comparison.folds import Fold, published_folds
 from training.comparison.networks import NetworkWithLoss
+from training.comparison.parts import FoldParts
 from training.config import FitConfig
+from training.evaluate import ranking
 from training.examples import Examples
-from training.metrics import average_precision, card_precision_at_k, roc_auc
-from training.optimise import Part
-from training.split import DAY_MS
 
 FIT_DAYS = 7
 PUBLISHED = {  # chapters 5 and 7, means over four folds: average precision, AUC, card precision at 100
@@ -76,14 +75,13 @@ def handbook_network(config: FitConfig, entity_features: Sequence[slice]) -> Net
 
 
 def _week(examples: Examples, network: NetworkWithLoss, fold: Fold, seed: int) -> Week:
-    rows = fold_rows(examples, fold)
-    fit = Part(examples.numeric[rows.fit], examples.categorical[rows.fit], rows.fit_labels)
-    said = network.fit(fit, {}, steps=network.network.epochs, seed=seed)
-    log_odds = said(examples.numeric[rows.test], examples.categorical[rows.test])
-    labels, days = examples.labels[rows.test], examples.event_time_ms[rows.test] // DAY_MS
+    parts = FoldParts.of(examples, fold)
+    fit, test = parts.fit("natural", seed=seed)[0], parts.test()
+    log_odds = network.fit(fit, {}, steps=network.network.epochs, seed=seed)(test.numeric, test.categorical)
+    figures = ranking(examples, parts.rows.test, test.labels, log_odds)
     return Week(
         datetime.fromtimestamp(fold.fit_until_ms / 1000, UTC),
-        average_precision(labels, log_odds),
-        roc_auc(labels, log_odds),
-        card_precision_at_k(days, examples.card[rows.test], labels, log_odds, 100),
+        figures["average_precision"],
+        figures["roc_auc"],
+        figures["card_precision_at_100"],
     )

@@ -6,7 +6,6 @@ runs.jsonl       each fit that was judged on a test fold, as it ended
 scores/<fold>/   labels.npy, and the log-odds (float32) that each run gave the same rows
 """
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
@@ -19,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from service.errors import DataInvalid
 from training.comparison.config import Prevalence
-from training.examples import Examples
+from training.journal import append_line, read_lines
 
 LIBRARIES = ("catboost", "lightgbm", "numpy", "optuna", "scikit-learn", "torch", "xgboost-cpu")
 
@@ -122,7 +121,7 @@ class Records:
     def add_trial(self, trial: Trial) -> None:
         """Keep a trial."""
         self.trials.append(trial)
-        _append(self.home / "trials.jsonl", trial)
+        append_line(self.home / "trials.jsonl", trial.model_dump_json())
 
     def add_run(self, run: Run, log_odds: Floats, labels: Mask) -> None:
         """Keep a run: its scores first, so that a line is never without them."""
@@ -131,7 +130,7 @@ class Records:
         np.save(file.with_name("labels.npy"), labels)
         np.save(file, log_odds)
         self.runs.append(run)
-        _append(self.home / "runs.jsonl", run)
+        append_line(self.home / "runs.jsonl", run.model_dump_json())
 
     def _agree(self, contest: Mapping[str, Json]) -> None:
         file = self.home / "contest.json"
@@ -157,39 +156,12 @@ def library_versions() -> dict[str, Json]:
     return {name: version(name) for name in LIBRARIES}
 
 
-def fingerprint(examples: Examples) -> str:
-    """SHA-256 of everything that is learned from or judged on."""
-    digest = hashlib.sha256()
-    for array in (
-        examples.numeric,
-        examples.categorical,
-        examples.labels,
-        examples.reported_at_ms,
-        examples.event_time_ms,
-        examples.card,
-    ):
-        digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()
-
-
 def _read(file: Path, record: type[_RecordType]) -> Iterator[_RecordType]:
-    """The whole lines of a file. What stands behind the last line end was being written when a process died."""
-    if not file.exists():
-        return
-    content = file.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    if len(whole) < len(content):
-        file.write_bytes(whole)
-    for number, line in enumerate(whole.splitlines(), start=1):
+    for number, line in enumerate(read_lines(file), start=1):
         try:
             yield record.model_validate_json(line)
         except ValidationError as error:
             raise DataInvalid(f"{file}, line {number}: {error.errors()[0]['msg']}") from error
-
-
-def _append(file: Path, record: Trial | Run) -> None:
-    with file.open("a", encoding="utf-8") as lines:
-        lines.write(record.model_dump_json() + "\n")
 
 
 def _differences(before: Json, now: Json, path: str = "") -> list[str]:

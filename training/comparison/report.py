@@ -8,6 +8,7 @@ from training.comparison.plots import Row, dots
 from training.comparison.records import Run
 from training.comparison.summary import COMPARED, FIGURES, Outcome, Standing
 from training.comparison.tables import baselines, settings, shown, shown_difference, title
+from training.markup import table
 
 NOTE = (
     "A difference is taken between two fits on the same rows with the same seed, and averaged; its 95% interval is "
@@ -98,7 +99,7 @@ def _figures(standings: Sequence[Standing]) -> str:
         )
         for each in standings
     ]
-    return _table(("", *FIGURES.values(), "fits"), rows)
+    return table(("", *FIGURES.values(), "fits"), rows)
 
 
 def _differences(outcome: Outcome, baseline: str) -> str:
@@ -110,7 +111,7 @@ def _differences(outcome: Outcome, baseline: str) -> str:
             cells = [_two_lines(shown_difference(found[figure])) for figure in COMPARED]
             rows.append((escape(each.contender), *cells, f"{found[COMPARED[0]].pairs}"))
     head = ("", *(FIGURES[figure] for figure in COMPARED), "pairs")
-    return f"<h3>Less {escape(baseline + why)}</h3>\n" + _table(head, rows)
+    return f"<h3>Less {escape(baseline + why)}</h3>\n" + table(head, rows)
 
 
 def _settings(standings: Sequence[Standing]) -> str:
@@ -130,7 +131,7 @@ def _settings(standings: Sequence[Standing]) -> str:
         if each.choice
     )
     head = ("", "settings tried", "average precision on validation", "rounds or epochs", "seconds per fit")
-    return f"<h3>Settings</h3>\n{_table(head, rows)}{chosen}\n"
+    return f"<h3>Settings</h3>\n{table(head, rows)}{chosen}\n"
 
 
 def _two_lines(text: str) -> str:
@@ -145,10 +146,3 @@ def _footer() -> str:
         "same fit rows ranks lowest, which puts the logistic contender itself at a disadvantage. Calibration: of what "
         "each says without any fit to later rows, over 20 bins of equal mass.</p>\n</footer>"
     )
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table; the cells of `rows` are HTML already, `head` is text."""
-    titles = "".join(f'<th scope="col">{escape(title)}</th>' for title in head)
-    body = "\n".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
-    return f'<div class="wide"><table>\n<thead><tr>{titles}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table></div>\n'
