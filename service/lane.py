@@ -22,6 +22,7 @@ from service.api.running import Running
 from service.api.score import read_request
 from service.api.wire import json_headers
 from service.errors import RequestInvalid
+from service.heads import Heads
 from service.protocol import GuardedProtocol
 from service.scorer import Answer
 
@@ -41,15 +42,23 @@ def protocol_of(app: FastAPI, *, fast_lane: bool, written_for: frozenset[str] = 
     if _digest([HttpToolsProtocol, RequestResponseCycle, FlowControl]) not in written_for:
         _log.warning("fast_lane_left_out", reason="it was written for another uvicorn", uvicorn=uvicorn.__version__)
         return GuardedProtocol
-    return type("LaneProtocol", (LaneProtocol,), {"served": app})
+    return type("LaneProtocol", (LaneProtocol,), {"served": app, "heads": Heads()})
 
 
 class LaneProtocol(GuardedProtocol):
     """One connection. A request in the lane stands where uvicorn keeps its cycle, so that uvicorn waits for it."""
 
     served: ClassVar[FastAPI]
+    heads: ClassVar[Heads]
 
     _passage: "_Passage | None" = None  # the request in the lane that is being received
+    _segment = b""  # what is being parsed
+
+    def data_received(self, data: bytes) -> None:
+        """Take a request whose head is known into the lane, and let all else be parsed."""
+        if not self._take_known(data):
+            self._segment = data
+            super().data_received(data)
 
     def head_complete(self) -> None:
         """Take the request into the lane, or leave it to the app."""
@@ -61,7 +70,9 @@ class LaneProtocol(GuardedProtocol):
         if b"content-length" not in headers or admission.refusal(PATH, headers) is not None:
             super().head_complete()
             return
-        self._passage = _Passage(self, admission.request_id(headers))
+        passage = _Passage(self, admission.request_id(headers), keep_alive=self.parser.should_keep_alive())
+        passage.is_lasting = passage.keep_alive and b"x-request-id" not in headers
+        self._passage = passage
         self.cycle = self._passage  # type: ignore[assignment] # it has what uvicorn looks at
 
     def on_body(self, body: bytes) -> None:
@@ -90,7 +101,26 @@ class LaneProtocol(GuardedProtocol):
         except Exception as error:  # noqa: BLE001 - a defect of ours, which the parser would take for one of the client's
             passage.deliver(error)
             return
+        if passage.is_lasting and self._received == len(self._segment):
+            self.heads.learn(self._segment, len(passage.body), parts.keys)
         parts.waiting.enqueue(request, passage.deliver)
+
+    def _take_known(self, segment: bytes) -> bool:
+        """Whether a segment is a whole request that the parser need not see, and is on its way."""
+        parts: Running | None = self.served.state.touchstone
+        if parts is None or self._under_way or self.transport.is_closing() or not self._is_free():
+            return False
+        body = self.heads.body_of(segment, parts.keys)
+        if body is None:
+            return False
+        try:
+            request = read_request(body, parts, parts.now_ms())
+        except Exception:  # noqa: BLE001 - raised again on the usual way, where it is answered
+            return False
+        passage = _Passage(self, self.served.state.admission.new_request_id(), keep_alive=True)
+        self.cycle = passage  # type: ignore[assignment] # it has what uvicorn looks at
+        parts.waiting.enqueue(request, passage.deliver)
+        return True
 
     def _is_plain(self) -> bool:
         """Whether nothing about the request, but for its headers, keeps it from the lane."""
@@ -100,21 +130,25 @@ class LaneProtocol(GuardedProtocol):
             and self.parser.get_http_version() == "1.1"
             and not self.parser.should_upgrade()
             and not self.expect_100_continue
-            and not self.flow.write_paused
-            and (self.cycle is None or self.cycle.response_complete)
+            and self._is_free()
             and self.limit_concurrency is None
         )
+
+    def _is_free(self) -> bool:
+        """Whether nobody waits for an answer, nor leaves one unread."""
+        return (self.cycle is None or self.cycle.response_complete) and not self.flow.write_paused
 
 
 class _Passage:
     """A request on its way through the lane."""
 
-    __slots__ = ("_protocol", "_request_id", "body", "disconnected", "keep_alive", "response_complete")
+    __slots__ = ("_protocol", "_request_id", "body", "disconnected", "is_lasting", "keep_alive", "response_complete")
 
-    def __init__(self, protocol: LaneProtocol, request_id: str) -> None:
+    def __init__(self, protocol: LaneProtocol, request_id: str, *, keep_alive: bool) -> None:
         self.body = b""
         self.disconnected = False
-        self.keep_alive: bool = protocol.parser.should_keep_alive()
+        self.keep_alive = keep_alive
+        self.is_lasting = False  # whether the same head would mean the same another time
         self.response_complete = False
         self._protocol = protocol
         self._request_id = request_id
@@ -140,13 +174,10 @@ class _Passage:
 
     def _send(self, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> None:
         protocol = self._protocol
-        head = [STATUS_LINE[status]]
-        for name, value in (*protocol.server_state.default_headers, *headers):
-            head += (name, b": ", value, b"\r\n")
-        closing = b"" if self.keep_alive else b"\r\nconnection: close"
-        protocol.transport.write(
-            b"%bx-request-id: %b%b\r\n\r\n%b" % (b"".join(head), self._request_id.encode(), closing, body)
-        )
+        lines = (*protocol.server_state.default_headers, *headers, (b"x-request-id", self._request_id.encode()))
+        head = b"".join([b"%b: %b\r\n" % line for line in lines])
+        closing = b"" if self.keep_alive else b"connection: close\r\n"
+        protocol.transport.write(b"%b%b%b\r\n%b" % (STATUS_LINE[status], head, closing, body))
         self.response_complete = True
         if not self.keep_alive:
             protocol.transport.close()

@@ -24,11 +24,13 @@ class GuardedProtocol(HttpToolsProtocol):
     _behind = False  # whether a request was completed in this segment
     _deadline: asyncio.TimerHandle | None = None
     _before: Sequence[RequestResponseCycle] = ()  # requests that are not answered, but the last
+    _rested_at = 0.0  # when there was last nothing more to answer, by the clock of the event loop
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn's own
         """Close it if nothing is ever sent."""
         super().connection_made(transport)
-        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+        self._rested_at = self.loop.time()
+        self._close_when_idle(self.timeout_keep_alive)
 
     def data_received(self, data: bytes) -> None:
         """Parse; a request that stays incomplete has a deadline."""
@@ -71,6 +73,26 @@ class GuardedProtocol(HttpToolsProtocol):
         """Go on with a request that is here whole."""
         super().on_message_complete()
 
+    def on_response_complete(self) -> None:
+        """Go on with what waits. uvicorn starts a timer after each answer; one that runs looks again when it is due."""
+        self._rested_at = self.loop.time()
+        if self.timeout_keep_alive_task is None or self.pipeline or self.transport.is_closing():
+            super().on_response_complete()
+        else:
+            self.server_state.total_requests += 1
+            self.flow.resume_reading()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close what was idle for the keep-alive time; it may be busy, or have been since the timer was started."""
+        if self.transport.is_closing():
+            return
+        is_busy = self.cycle is not None and not self.cycle.response_complete
+        idle_s = 0.0 if is_busy else self.loop.time() - self._rested_at
+        if idle_s < self.timeout_keep_alive:
+            self._close_when_idle(self.timeout_keep_alive - idle_s)
+        else:
+            super().timeout_keep_alive_handler()
+
     def connection_lost(self, exc: Exception | None) -> None:
         """Nothing is left to wait for."""
         self._disarm()
@@ -78,6 +100,9 @@ class GuardedProtocol(HttpToolsProtocol):
             cycle.disconnected = True
             cycle.message_event.set()
         super().connection_lost(exc)
+
+    def _close_when_idle(self, after_s: float) -> None:
+        self.timeout_keep_alive_task = self.loop.call_later(after_s, self.timeout_keep_alive_handler)
 
     def _head_bytes(self) -> int:
         return len(self.url) + sum(len(name) + len(value) for name, value in self.headers)

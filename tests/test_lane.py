@@ -68,7 +68,7 @@ def pair(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
             })  # fmt: skip
             service = stack.enter_context(serving(settings, lambda: ARRIVAL_MS))
             service.running.scorer._clock = lambda: 0.0
-            service.app.state.admission._new_request_id = lambda: "made-here"
+            service.app.state.admission.new_request_id = lambda: "made-here"
             started.append(service)
         yield Pair(*started)
 

@@ -35,14 +35,14 @@ class Admission:
         """
         self._is_ready = is_ready
         self._keys = keys
-        self._new_request_id = new_request_id
+        self.new_request_id = new_request_id
 
     def request_id(self, headers: Headers) -> str:
         """The client's, if it is a token that cannot be a card number; else a new one."""
         sent = headers.get(b"x-request-id")
         if sent is not None and _REQUEST_ID.fullmatch(sent) and not looks_like_card_number(sent.decode()):
             return sent.decode()
-        return self._new_request_id()
+        return self.new_request_id()
 
     def refusal(self, path: str, headers: Headers) -> ProblemCode | None:
         """Why a request is turned away before its body is read; None: it is not."""
