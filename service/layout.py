@@ -8,11 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.features.encoding import encode_all
+from service.features.joined import Joined
 from service.features.kernel import COMPACTABLE
 from service.features.online import Histories, fold
 from service.features.plan import Plan
 from service.features.spec import KEY_FIELDS
-from service.stores.base import Append
+from service.stores.base import Appends
 from service.transaction import Outcome, Transaction
 
 Tokens = tuple[str | None, ...]  # what names a transaction's entities, by KEY_FIELDS; None where it names none
@@ -40,12 +41,10 @@ class Layout:
             for prefix, field in zip(self._prefixes, self._fields, strict=True)
         ]
 
-    def appends(self, rows: NDArray[np.int64], keys: Sequence[bytes | None]) -> list[Append]:
+    def appends(self, rows: NDArray[np.int64], keys: Sequence[bytes | None]) -> Appends:
         """The entries that events (int64, one row each) add to the logs under these keys."""
-        wanted = np.array([key is not None for key in keys], np.bool_).reshape(len(rows), self.kinds)
-        entries = encode_all(self.plan, rows, wanted)
-        named = [key for key in keys if key is not None]
-        return [Append(key, entry) for key, entry in zip(named, entries, strict=True)]
+        entries = encode_all(self.plan, rows, _are_named(keys).reshape(len(rows), self.kinds))
+        return Appends([key for key in keys if key is not None], entries)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,26 +54,26 @@ class Logs:
     Attributes:
         layout: whose logs.
         keys: n · entities; None where the transaction does not name the entity.
-        values: by key, the log; b"" where there is no key, None where the store did not answer.
-        births_ms: by key, effective time of the first entry ever accepted where the log is kept.
+        values: by key, the log; empty where there is no key, none where the store did not answer.
+        births_ms: int64, by key, effective time of the first entry ever accepted where the log is kept.
     """
 
     layout: Layout
     keys: Sequence[bytes | None]
-    values: Sequence[bytes | None]
-    births_ms: Sequence[int]
+    values: Joined
+    births_ms: NDArray[np.int64]
 
     @classmethod
     def arrange(
-        cls, layout: Layout, keys: Sequence[bytes | None], values: Iterator[bytes | None], births_ms: Iterator[int]
+        cls, layout: Layout, keys: Sequence[bytes | None], values: Joined, births_ms: NDArray[np.int64]
     ) -> "Logs":
         """Put what came back for those keys that are not None in their places."""
-        return cls(
-            layout,
-            keys,
-            [b"" if key is None else next(values) for key in keys],
-            [0 if key is None else next(births_ms) for key in keys],
-        )
+        if len(births_ms) == len(keys):
+            return cls(layout, keys, values, births_ms)
+        named = _are_named(keys)
+        births = np.zeros(len(keys), np.int64)
+        births[named] = births_ms
+        return cls(layout, keys, values.spread(named), births)
 
     def fold(self, rows: NDArray[np.int64]) -> Histories:
         """The transactions' features."""
@@ -82,10 +81,15 @@ class Logs:
 
     def compactable(self, histories: Histories) -> Iterator[tuple[bytes, bytes, int]]:
         """Key, value and kind of entity of each log that is long, or old, enough to be replaced by a base."""
-        for index in np.flatnonzero(histories.findings & COMPACTABLE).tolist():
-            key, value = self.keys[index], self.values[index]
+        places = np.flatnonzero(histories.findings & COMPACTABLE).tolist()
+        for index, value in zip(places, self.values.at(places), strict=True):
+            key = self.keys[index]
             if key and value:
                 yield key, value, index % self.layout.kinds
+
+
+def _are_named(keys: Sequence[bytes | None]) -> NDArray[np.bool_]:
+    return np.array([key is not None for key in keys], np.bool_)
 
 
 def tokens_of(transaction: Transaction) -> Tokens:

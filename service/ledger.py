@@ -10,7 +10,7 @@ from service.features.entry import Column, void_row
 from service.features.kernel import DUPLICATE, RETRIED
 from service.features.online import Histories
 from service.layout import Layout, Logs, Tokens
-from service.stores.base import NOWHERE, Append, DecisionRecord, Store, Unanswered
+from service.stores.base import NOWHERE, Append, Appends, DecisionRecord, Store, Unanswered
 
 
 class Ledger:
@@ -35,20 +35,17 @@ class Ledger:
             By transaction, what is held under its id; by layout, the logs.
         """
         keys = [layout.keys(tokens) for layout in self._layouts]
-        appends = [
-            append for layout, named in zip(self._layouts, keys, strict=True) for append in layout.appends(rows, named)
-        ]
-        visit = await self._store.visit(transaction_ids, appends, time_ms=int(rows[0, Column.TIME]))
-        values, births_ms = iter(visit.logs), iter(visit.births_ms)
-        logs = [
-            Logs.arrange(layout, named, values, births_ms) for layout, named in zip(self._layouts, keys, strict=True)
-        ]
-        return visit.records, logs
+        appends = [layout.appends(rows, named) for layout, named in zip(self._layouts, keys, strict=True)]
+        visit = await self._store.visit(transaction_ids, Appends.together(appends), time_ms=int(rows[0, Column.TIME]))
+        counts = [len(part.keys) for part in appends]
+        births_ms = np.split(visit.births_ms, np.cumsum(counts[:-1]))
+        parts = zip(self._layouts, keys, visit.logs.split(counts), births_ms, strict=True)
+        return visit.records, [Logs.arrange(*part) for part in parts]
 
     def enter_later(self, tokens: Sequence[Tokens], rows: NDArray[np.int64]) -> None:
         """Leave it to the store when to add them (`Store.defer`)."""
         for layout in self._layouts:
-            self._store.defer(layout.appends(rows, layout.keys(tokens)))
+            self._store.defer(layout.appends(rows, layout.keys(tokens)).each())
 
     async def take_back(
         self,
@@ -77,7 +74,7 @@ class Ledger:
                         void = np.array(void_row(rows[index].tolist(), rev=rev), np.int64)
                         voids.append(Append(mine, encode(logs.layout.plan, void, k)))
         if voids:
-            await self._store.visit([], voids, time_ms=int(rows[0, Column.TIME]))
+            await self._store.visit([], Appends.of(voids), time_ms=int(rows[0, Column.TIME]))
 
 
 def _is_second(record: DecisionRecord, layout: Layout, k: int, rev: int) -> bool:

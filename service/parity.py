@@ -82,7 +82,7 @@ class ParityMeter:
             return
         for index in [at for at, key in enumerate(logs.keys) if key is not None and crc32(key) % SAMPLES < limit]:
             i, k = divmod(index, logs.layout.kinds)
-            key, value = logs.keys[index], logs.values[index]
+            key, [value] = logs.keys[index], logs.values.at([index])
             if key and value and not histories.findings[i, k] & INCOMPARABLE:
                 plan = logs.layout.plan
                 features, rev = histories.numeric[i, plan.entity_features[k]], int(histories.revs[i, k])

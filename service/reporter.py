@@ -100,7 +100,9 @@ class Reporter:
         `document` is what the store holds of it: that of an earlier version is not what `to_json` would write today.
         """
         rows = dossier.row(transaction_id)[np.newaxis]
-        appends = [append for layout in self._layouts for append in layout.appends(rows, layout.keys([dossier.tokens]))]
+        appends = [
+            append for layout in self._layouts for append in layout.appends(rows, layout.keys([dossier.tokens])).each()
+        ]
         since_ms = dossier.reports[-1].arrived_at_ms - LOOK_BACK_MS
         done = self._store.append_missing(appends, since_ms=since_ms) if interrupted else self._store.append(appends)
         if not all(await done):

@@ -11,6 +11,7 @@ from benchmarks.measure import RequestRefused
 from service.compactor import Compactor
 from service.currency import CurrencyTable
 from service.features.entry import Column, transaction_row
+from service.features.joined import NO_STRING
 from service.features.online import Histories
 from service.features.plan import Plan
 from service.layout import Layout, Logs, Tokens, tokens_of
@@ -46,9 +47,9 @@ class Reader:
         keys = self.layout.keys(batch.tokens)
         appends = self.layout.appends(batch.rows, keys)
         visit = await self._store.visit([], appends, time_ms=int(batch.rows[0, Column.TIME]))
-        if None in visit.logs:
+        if NO_STRING in visit.logs.lengths:
             raise RequestRefused("the store did not answer in time")
-        logs = Logs.arrange(self.layout, keys, iter(visit.logs), iter(visit.births_ms))
+        logs = Logs.arrange(self.layout, keys, visit.logs, visit.births_ms)
         histories = logs.fold(batch.rows)
         self._compactor.compact_later(self.layout.plan, logs.compactable(histories))
         return histories
@@ -66,7 +67,7 @@ class Reader:
         Raises:
             RequestRefused: the store did not acknowledge all of them.
         """
-        if not all(await self._store.append(self.layout.appends(batch.rows, self.layout.keys(batch.tokens)))):
+        if not all(await self._store.append(self.layout.appends(batch.rows, self.layout.keys(batch.tokens)).each())):
             raise RequestRefused("the store did not answer in time")
 
     async def fill(self, transactions: Iterable[Transaction]) -> None:

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from service.features.encoding import encode
 from service.features.entry import MISSING, Column, Kind
+from service.features.joined import Joined
 from service.features.offline import base_of
 from service.features.plan import Plan
 
@@ -31,7 +32,7 @@ class Waiting:
     """
 
     rows: NDArray[np.int64]
-    values: Sequence[bytes]
+    values: Joined
     births_ms: Sequence[int]
 
 
@@ -39,7 +40,7 @@ def waiting(plan: Plan, count: int) -> Waiting:
     """The first `count` of a fixed row of payments, each with logs of mixed lengths."""
     rows = _payments(np.arange(count), NOW_MS + 1_000 * np.arange(count))
     values = [_log(plan, k, place, rows[place]) for place in range(count) for k in range(len(plan.entities))]
-    return Waiting(rows, values, [FIRST_BIRTH_MS] * len(values))
+    return Waiting(rows, Joined.of(values), [FIRST_BIRTH_MS] * len(values))
 
 
 def _log(plan: Plan, k: int, place: int, own: NDArray[np.int64]) -> bytes:

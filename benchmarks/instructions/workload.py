@@ -38,8 +38,8 @@ def jobs() -> dict[str, Job]:
     together = waiting(plan, TOGETHER)
     wanted = np.ones((TOGETHER, kinds), np.bool_)
     alone = [
-        (np.ascontiguousarray(together.rows[place : place + 1]), together.values[place * kinds : (place + 1) * kinds])
-        for place in range(TOGETHER)
+        (np.ascontiguousarray(together.rows[place : place + 1]), values)
+        for place, values in enumerate(together.values.split([kinds] * TOGETHER))
     ]
     full = orjson.dumps(dict(TRANSACTION_EXAMPLE))
     least = orjson.dumps({field: TRANSACTION_EXAMPLE[field] for field in REQUIRED})

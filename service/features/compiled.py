@@ -69,19 +69,20 @@ def cache_directory() -> Path:
 class _Locator(caching._CacheLocator):  # noqa: SLF001 - numba documents locators as its extension point
     """Finds the cache without numba's write probe, which refuses a read-only root even when the cache is complete."""
 
-    def __init__(self, line: int) -> None:
+    def __init__(self, line: int, source: Path) -> None:
         self._line = line
+        self._source = source
 
     @classmethod
-    def from_function(cls, py_func: Callable[..., object], py_file: str) -> "_Locator":  # noqa: ARG003 - numba's signature
-        return cls(py_func.__code__.co_firstlineno)
+    def from_function(cls, py_func: Callable[..., object], py_file: str) -> "_Locator":
+        return cls(py_func.__code__.co_firstlineno, Path(py_file))
 
     def get_cache_path(self) -> str:
         return str(cache_directory())
 
     def get_source_stamp(self) -> str:
-        """One digest over all the engine's modules: an entry point holds the code of the others it calls."""
-        sources = sorted(Path(__file__).parent.glob("*.py"))
+        """One digest over the engine's modules and its own: an entry point holds the code of those that it calls."""
+        sources = sorted({*Path(__file__).resolve().parent.glob("*.py"), self._source.resolve()})
         return hashlib.sha256(b"\0".join(source.read_bytes() for source in sources)).hexdigest()
 
     def get_disambiguator(self) -> str:
@@ -89,7 +90,7 @@ class _Locator(caching._CacheLocator):  # noqa: SLF001 - numba documents locator
 
 
 class _CacheImpl(caching.CompileResultCacheImpl):
-    _locator_classes = [_Locator]  # type: ignore[list-item] # noqa: RUF012 - as numba has it
+    _locator_classes = [_Locator]  # noqa: RUF012 - as numba has it
 
 
 class _KernelCache(caching.FunctionCache):

@@ -5,6 +5,7 @@ from numpy.typing import NDArray
 
 from service.features.compiled import Bytes, Flags, Int, Ints, entry_point, int64
 from service.features.entry import MISSING, write_entry
+from service.features.joined import Joined
 from service.features.log import count_entries, next_entry
 from service.features.plan import FIRST_LAYOUT, Plan
 
@@ -19,7 +20,7 @@ def encode(plan: Plan, row: NDArray[np.int64], k: int) -> bytes:
     return out[:length].tobytes()
 
 
-def encode_all(plan: Plan, rows: NDArray[np.int64], wanted: NDArray[np.bool_]) -> list[bytes]:
+def encode_all(plan: Plan, rows: NDArray[np.int64], wanted: NDArray[np.bool_]) -> Joined:
     """The bytes that events add to the logs of their entities, event by event.
 
     Args:
@@ -30,9 +31,7 @@ def encode_all(plan: Plan, rows: NDArray[np.int64], wanted: NDArray[np.bool_]) -
     out = np.empty(wanted.size * MAX_ENTRY, np.uint8)
     ends = np.empty(wanted.size, np.int64)
     count = encode_entries(rows, wanted, plan.tables.entities, plan.tables.layout, out, ends)
-    bounds = [0, *ends[:count].tolist()]
-    packed = out[: bounds[-1]].tobytes()
-    return [packed[first:last] for first, last in zip(bounds[:-1], bounds[1:], strict=True)]
+    return Joined.written(out[: ends[count - 1] if count else 0], np.diff(ends[:count], prepend=0))
 
 
 def read_entries(plan: Plan, k: int, entries: bytes) -> NDArray[np.int64]:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from service.features.compiled import Bytes, Float32s, Float64s, Int, Ints, Words, compiled, entry_point, int64
 from service.features.entry import MISSING
+from service.features.joined import NO_STRING, Joined
 from service.features.kernel import (
     ABSENT,
     C_ID,
@@ -32,7 +33,6 @@ from service.features.spec import DAY_MS
 from service.features.state import REV
 
 RENEW_AFTER_MS = 30 * DAY_MS  # a log whose oldest entry is older is compacted, which renews its expiry in the store
-NO_ANSWER = -1  # instead of a log's length, where the store did not answer
 NOT_SEEN = -1  # instead of a rev, what `remembered` says of an id that it does not find
 
 
@@ -68,21 +68,19 @@ class Histories(NamedTuple):
 
 
 def fold(
-    plan: Plan, rows: NDArray[np.int64], values: Sequence[bytes | None], *, births_ms: Sequence[int] | NDArray[np.int64]
+    plan: Plan, rows: NDArray[np.int64], values: Joined, *, births_ms: Sequence[int] | NDArray[np.int64]
 ) -> Histories:
     """Features of a batch of transactions.
 
     Args:
         plan: the compiled spec.
         rows: int64 (n, columns).
-        values: n · entities logs, transaction by transaction, each holding the transaction's own entry; b"" where
-            the transaction does not name the entity, None where the store did not answer.
+        values: n · entities logs, transaction by transaction, each holding the transaction's own entry; empty where
+            the transaction does not name the entity, none where the store did not answer.
         births_ms: by log, effective time of the first entry ever accepted where it is kept.
     """
     count, kinds = len(rows), len(plan.entities)
-    assert len(values) == count * kinds, (len(values), count, kinds)
-    lengths = np.array([NO_ANSWER if value is None else len(value) for value in values], np.int64)
-    buffer = np.frombuffer(b"".join(filter(None, values)), np.uint8)
+    assert len(values.lengths) == count * kinds, (len(values.lengths), count, kinds)
     histories = Histories(
         np.empty((count, len(plan.numeric)), np.float32),
         np.empty((count, len(plan.categorical)), np.int64),
@@ -91,7 +89,7 @@ def fold(
         np.empty((count, kinds), np.int64),
     )
     fold_histories(
-        buffer, lengths, np.asarray(births_ms, np.int64), rows, *plan.tables,
+        values.buffer, values.lengths, np.asarray(births_ms, np.int64), rows, *plan.tables,
         histories.numeric, histories.categorical, histories.revs, histories.lateness_ms, histories.findings,
     )  # fmt: skip
     return histories
@@ -125,7 +123,7 @@ def fold_histories(
 
     Args:
         values: uint8, all logs one after the other; transaction i's own entry is in each of its logs.
-        lengths: int64 (n · entities), of each log; `NO_ANSWER` where the store gave none.
+        lengths: int64 (n · entities), of each log; `NO_STRING` where the store gave none.
         births: int64 (n · entities), effective time of the first entry ever accepted where each log is kept.
         rows: int64 (n, columns), the transactions.
         entities, windows, sets, decays, registers, features, defaults, layout, categories: the plan's tables.
@@ -147,7 +145,7 @@ def fold_histories(
             revs[i, k], lateness[i, k] = NOT_SEEN, 0
             if rows[i, entity[KEY_COLUMN]] == 0:
                 findings[i, k] = ABSENT
-            elif lengths[log] == NO_ANSWER:
+            elif lengths[log] == NO_STRING:
                 findings[i, k] = UNAVAILABLE
             else:
                 findings[i, k], revs[i, k], lateness[i, k] = _fold_log(

@@ -3,12 +3,13 @@
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.features.compaction import Compaction
+from service.features.joined import Joined
 from service.response import Response
 
 MAX_CHUNKS = 256  # kept beside an audited log; then it begins anew. Some 4,000 entries: 100 KB, 15 ms of folding
@@ -23,6 +24,39 @@ class Append(NamedTuple):
 
     key: bytes
     entry: bytes
+
+
+class Appends(NamedTuple):
+    """Entries for a batch of logs.
+
+    Attributes:
+        keys: (n,), of the logs; perhaps one several times.
+        entries: n, one for each.
+    """
+
+    keys: Sequence[bytes]
+    entries: Joined
+
+    @classmethod
+    def of(cls, appends: Sequence[Append]) -> Self:
+        """Entries as they are elsewhere."""
+        return cls([append.key for append in appends], Joined.of([append.entry for append in appends]))
+
+    @classmethod
+    def together(cls, parts: Sequence[Self]) -> Self:
+        """Those of several batches, one after the other."""
+        if len(parts) == 1:
+            return parts[0]
+        return cls([key for part in parts for key in part.keys], Joined.together([part.entries for part in parts]))
+
+    def at(self, places: Sequence[int]) -> list[Append]:
+        """Some of them, one by one."""
+        entries = self.entries.at(places)
+        return [Append(self.keys[place], entry or b"") for place, entry in zip(places, entries, strict=True)]
+
+    def each(self) -> list[Append]:
+        """All of them, one by one."""
+        return self.at(range(len(self.keys)))
 
 
 class Unanswered(Enum):
@@ -87,13 +121,13 @@ class Visit(NamedTuple):
     """What one trip to the store found.
 
     Attributes:
-        logs: by append, the whole log behind it; None: no answer in time, and whether it was appended is not known.
-        births_ms: by append, the effective time of the first entry ever accepted where its log is kept.
+        logs: by append, the whole log behind it; none: no answer in time, and whether it was appended is not known.
+        births_ms: int64, by append, the effective time of the first entry ever accepted where its log is kept.
         records: by transaction id, the decision held under it.
     """
 
-    logs: list[bytes | None]
-    births_ms: list[int]
+    logs: Joined
+    births_ms: NDArray[np.int64]
     records: list[DecisionRecord | Unanswered | None]
 
 
@@ -169,7 +203,7 @@ class Past(NamedTuple):
 class Remote(Protocol):
     """Histories, decisions and outcomes. Every method keeps to its bounds; none of them knows what an entry means."""
 
-    async def visit(self, transaction_ids: Sequence[str], appends: Sequence[Append], *, time_ms: int) -> Visit:
+    async def visit(self, transaction_ids: Sequence[str], appends: Appends, *, time_ms: int) -> Visit:
         """Look for decisions, append each entry to its log, and read the logs, in one trip. Never raises.
 
         Args:

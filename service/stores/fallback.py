@@ -7,12 +7,16 @@ from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
 
+import numpy as np
+
 from service.background import run_behind
+from service.features.joined import NO_STRING
 from service.stores.base import (
     APPENDED_LATER,
     LOOK_BACK_MS,
     NOWHERE,
     Append,
+    Appends,
     DecisionRecord,
     NewDecision,
     Past,
@@ -49,11 +53,12 @@ class FallbackStore:
         self._dropped = 0
         self._handing_over: asyncio.Task[None] | None = None
 
-    async def visit(self, transaction_ids: Sequence[str], appends: Sequence[Append], *, time_ms: int) -> Visit:
+    async def visit(self, transaction_ids: Sequence[str], appends: Appends, *, time_ms: int) -> Visit:
         """See `Remote`; decisions kept here are found too, and entries that were not acknowledged appended later."""
         found = await self._remote.visit(transaction_ids, appends, time_ms=time_ms)
-        if None in found.logs:
-            self.defer([append for append, log in zip(appends, found.logs, strict=True) if log is None])
+        unanswered = np.flatnonzero(found.logs.lengths == NO_STRING)
+        if len(unanswered):
+            self.defer(appends.at(unanswered.tolist()))
         if not self._decisions:
             return found
         pairs = zip(transaction_ids, found.records, strict=True)

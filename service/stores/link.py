@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
-from typing import Protocol, TypeAlias, Union
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar, Union
 
 import hiredis
 import redis
@@ -19,6 +19,7 @@ from redis.exceptions import AuthenticationError, AuthorizationError, RedisError
 
 from service.background import run_behind
 from service.errors import SettingsInvalid, StoreUnavailable, StoreUnreachable
+from service.stores.resp import count_replies
 
 CONNECT_TIMEOUT_S = 1.0  # with the longest pause after it, a server that is back is found within 2 s
 FIRST_PAUSE_S = 0.05  # between attempts to connect; doubles
@@ -39,6 +40,8 @@ class Refusal:
 
 Reply: TypeAlias = Union[bytes, int, Refusal, list["Reply"], None]  # noqa: UP007 - a recursive alias needs it in 3.11
 Replies: TypeAlias = "asyncio.Future[list[Reply] | None]"
+Read = TypeVar("Read")
+RawReplies: TypeAlias = "asyncio.Future[bytes | None]"  # the same as the server wrote them
 
 
 class LinkState(Enum):
@@ -132,13 +135,11 @@ class Link:
         Returns:
             What awaits the replies in order, or None.
         """
-        wire = self._wire
-        if wire is None or wire.in_flight + len(commands) > MOST_IN_FLIGHT:
-            self.counts.unsent += 1
-            nothing: Replies = asyncio.get_running_loop().create_future()
-            nothing.set_result(None)
-            return nothing
-        return wire.send(commands, replies)
+        return self._send(commands, _Waiter(parse_replies, replies, len(commands)))
+
+    def send_raw(self, commands: bytes, replies: int) -> RawReplies:
+        """The same, for replies that are read elsewhere (see `parse_replies`)."""
+        return self._send(commands, _Waiter(bytes, replies, len(commands)))
 
     async def open(self) -> None:
         """Connect for the first time.
@@ -149,6 +150,15 @@ class Link:
         """
         self._wire = await self._connect()
         self._was_up = True
+
+    def _send(self, commands: bytes, waiter: "_Waiter[Read]") -> "asyncio.Future[Read | None]":
+        wire = self._wire
+        if wire is None or wire.in_flight + len(commands) > MOST_IN_FLIGHT:
+            self.counts.unsent += 1
+            waiter.give_up()
+        else:
+            wire.send(commands, waiter)
+        return waiter.future
 
     def heal(self) -> None:
         """Connect in the background, trying until it succeeds."""
@@ -212,7 +222,9 @@ class Link:
         return wire
 
     async def _greet(self, wire: "_Wire", greeting: bytes) -> None:
-        replies = await wire.send(greeting, 1)
+        waiter = _Waiter(parse_replies, 1, len(greeting))
+        wire.send(greeting, waiter)
+        replies = await waiter.future
         if wire.ended:
             raise StoreUnreachable(f"{self.name}: the connection ended while it was made")
         if replies is None:
@@ -231,20 +243,35 @@ class Link:
             self.heal()
 
 
-class _Waiter:
-    """Somebody who waits for some replies, or did: the place in the row stays theirs."""
+class _Waiter(Generic[Read]):
+    """Somebody who waits for some replies, or did: the place in the row stays theirs.
 
-    __slots__ = ("expected", "future", "received", "size")
+    Attributes:
+        future: awaits them.
+        left: how many are still to come.
+        size: bytes of what was asked.
+    """
 
-    def __init__(self, future: Replies, expected: int, size: int) -> None:
-        self.future = future
-        self.expected = expected
+    __slots__ = ("_read", "_received", "future", "left", "size")
+
+    def __init__(self, read: Callable[[bytes], Read], replies: int, size: int) -> None:
+        self.future: asyncio.Future[Read | None] = asyncio.get_running_loop().create_future()
+        self.left = replies
         self.size = size
-        self.received: list[Reply] = []
+        self._read = read
+        self._received: list[bytes] = []
 
-    def answer(self, replies: list[Reply] | None) -> None:
-        if not self.future.done():  # it is where its owner was cancelled, or the time was up
-            self.future.set_result(replies)
+    def take(self, replies: bytes, count: int) -> None:
+        """Some of them came, or all."""
+        self._received.append(replies)
+        self.left -= count
+        if not self.left and not self.future.done():  # it is where its owner was cancelled, or the time was up
+            self.future.set_result(self._read(b"".join(self._received)))
+
+    def give_up(self) -> None:
+        """There will be no answer."""
+        if not self.future.done():
+            self.future.set_result(None)
 
 
 class _Wire(asyncio.Protocol):
@@ -271,45 +298,46 @@ class _Wire(asyncio.Protocol):
         self.in_flight = 0
         self._opened = opened  # holds the stream, which would close its transport when collected
         self._transport = _transport_of(opened)
-        self._reader = hiredis.Reader(replyError=Refusal)  # type: ignore[arg-type]  # any callable does
         self._loop = asyncio.get_running_loop()
         self.timeout_s = timeout_s
         self._on_missed, self._on_lost = on_missed, on_lost
         self._outgoing: list[bytes] = []
-        self._unsent: list[_Waiter] = []
-        self._waiters: deque[_Waiter] = deque()
+        self._unsent: list[_Waiter[Any]] = []  # of whatever they read
+        self._waiters: deque[_Waiter[Any]] = deque()
+        self._held = bytearray()  # received, but not whole yet
         self._misses = 0
         self.ended = False
         self._gone = asyncio.Event()  # the transport has closed
         self._transport.set_protocol(self)
 
-    def send(self, commands: bytes, replies: int) -> Replies:
+    def send(self, commands: bytes, waiter: "_Waiter[Read]") -> None:
         """See `Link.send`."""
-        waiter = _Waiter(self._loop.create_future(), replies, len(commands))
         if self.ended:
-            waiter.answer(None)
-            return waiter.future
+            waiter.give_up()
+            return
         if not self._outgoing:
             self._loop.call_soon(self._flush)
         self.in_flight += waiter.size
         self._outgoing.append(commands)
         self._unsent.append(waiter)
         self._waiters.append(waiter)
-        return waiter.future
 
     def data_received(self, data: bytes) -> None:
         """Hand replies to those who wait for them."""
-        self._reader.feed(data)
-        next_reply, waiters = self._reader.gets, self._waiters
+        self._held += data
         try:
-            while (reply := next_reply()) is not False:  # which stands for an incomplete one
-                waiter = waiters[0]
-                waiter.received.append(reply)
-                if len(waiter.received) == waiter.expected:
-                    waiters.popleft()
+            while self._held:
+                waiter = self._waiters[0]
+                count, end = count_replies(self._held, waiter.left)
+                if not count:
+                    break
+                replies = bytes(memoryview(self._held)[:end])
+                del self._held[:end]
+                waiter.take(replies, count)
+                if not waiter.left:
+                    self._waiters.popleft()
                     self.in_flight -= waiter.size
-                    waiter.answer(waiter.received)
-        except (hiredis.ProtocolError, IndexError) as error:
+        except (ValueError, IndexError) as error:
             self.drop(f"the server does not speak our protocol: {error}")
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -340,20 +368,20 @@ class _Wire(asyncio.Protocol):
         sent, self._unsent = self._unsent, []
         self._loop.call_later(self.timeout_s, self._expire, sent)
 
-    def _expire(self, sent: list[_Waiter]) -> None:
-        if any(len(waiter.received) < waiter.expected for waiter in sent):
+    def _expire(self, sent: list[_Waiter[Any]]) -> None:
+        if any(waiter.left for waiter in sent):
             self._loop.call_later(GRACE_S, self._judge, sent)
         else:
             self._misses = 0
 
-    def _judge(self, sent: list[_Waiter]) -> None:
-        late = [waiter for waiter in sent if len(waiter.received) < waiter.expected]
+    def _judge(self, sent: list[_Waiter[Any]]) -> None:
+        late = [waiter for waiter in sent if waiter.left]
         if not late or self.ended:
             self._misses = 0
             return
         self._on_missed(self, len(late))
         for waiter in late:
-            waiter.answer(None)
+            waiter.give_up()
         self._misses += 1
         if self._misses == MISSES:
             self.drop(f"{MISSES} times in a row no answer within {self.timeout_s * 1000:.0f} ms")
@@ -363,8 +391,8 @@ class _Wire(asyncio.Protocol):
             return
         self.ended = True
         for waiter in self._waiters:
-            waiter.answer(None)
-        for forgotten in (self._outgoing, self._unsent, self._waiters):
+            waiter.give_up()
+        for forgotten in (self._outgoing, self._unsent, self._waiters, self._held):
             forgotten.clear()
         self._opened._close()  # noqa: SLF001 - else redis-py warns that nobody closed it
         self._on_lost(self, reason)
@@ -383,6 +411,23 @@ def _transport_of(opened: Opened) -> asyncio.Transport:
     if transport is None or not callable(getattr(opened, "_close", None)):
         raise StoreUnavailable(f"redis-py {redis.__version__} hides its transport; install redis 8.1")
     return transport
+
+
+def parse_replies(replies: bytes) -> list[Reply]:
+    """Whole replies as a server wrote them, read by hiredis.
+
+    Raises:
+        ValueError: these bytes are no replies.
+    """
+    reader = hiredis.Reader(replyError=Refusal)  # type: ignore[arg-type]  # any callable does
+    reader.feed(replies)
+    parsed: list[Reply] = []
+    try:
+        while (reply := reader.gets()) is not False:  # which stands for an incomplete one
+            parsed.append(reply)
+    except hiredis.ProtocolError as error:
+        raise ValueError(str(error)) from error
+    return parsed
 
 
 def command(*parts: bytes | str | int) -> bytes:

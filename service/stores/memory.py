@@ -4,10 +4,14 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Generic, TypeVar
 
+import numpy as np
+
 from service.features.compaction import Compaction, split_base
+from service.features.joined import Joined
 from service.stores.base import (
     MAX_CHUNKS,
     Append,
+    Appends,
     Chunk,
     DecisionRecord,
     NewDecision,
@@ -40,14 +44,14 @@ class MemoryStore:
         self._outcomes: _Bounded[str, bytes] = _Bounded(max_decisions)
         self._born_at_ms: int | None = None
 
-    async def visit(self, transaction_ids: Sequence[str], appends: Sequence[Append], *, time_ms: int) -> Visit:
+    async def visit(self, transaction_ids: Sequence[str], appends: Appends, *, time_ms: int) -> Visit:
         """See `Remote`; always answers."""
         if self._born_at_ms is None:
             self._born_at_ms = time_ms
         records: list[DecisionRecord | Unanswered | None] = [await self.find_record(name) for name in transaction_ids]
         return Visit(
-            logs=[self._append(append) for append in appends],
-            births_ms=[self._born_at_ms] * len(appends),
+            logs=Joined.of([self._append(append) for append in appends.each()]),
+            births_ms=np.full(len(appends.keys), self._born_at_ms),
             records=records,
         )
 

@@ -4,16 +4,21 @@ import asyncio
 import struct
 from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 
+import numpy as np
 import structlog
+from numpy.typing import NDArray
 
 from service.background import repeat, run_behind
 from service.errors import StoreUnavailable
 from service.features.compaction import split_base
+from service.features.joined import Joined
 from service.stores.base import (
     MAX_CHUNKS,
     NO_ANSWER,
     Append,
+    Appends,
     Chunk,
     DecisionRecord,
     NewDecision,
@@ -38,7 +43,8 @@ from service.stores.keys import (
 from service.stores.link import LinkState, Replies, Reply, command
 from service.stores.lookback import Lookback
 from service.stores.nodes import Node, Nodes, OneServer
-from service.stores.router import Router, demanded
+from service.stores.resp import push_and_read, read_lists
+from service.stores.router import RawTrip, Router, demanded
 from service.stores.scripts import Scripts, read_scripts
 from service.stores.watch import Watch
 
@@ -50,7 +56,6 @@ _CHUNK_HEAD = struct.Struct("<qq")  # generation, first rev
 _GET = b"*2\r\n$3\r\nGET\r\n$%d\r\n%b\r\n"
 _RPUSH = b"*3\r\n$5\r\nRPUSH\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n"
 _LRANGE = b"*4\r\n$6\r\nLRANGE\r\n$%d\r\n%b\r\n$1\r\n0\r\n$2\r\n-1\r\n"
-_RPUSH_LRANGE = _RPUSH + _LRANGE
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
@@ -112,34 +117,22 @@ class RedisStore:
         self._watch = Watch(nodes, lambda: self._latest_ms)
         self._looking = run_behind(repeat(self._look, pause_s=LOOK_EVERY_S))
 
-    async def visit(self, transaction_ids: Sequence[str], appends: Sequence[Append], *, time_ms: int) -> Visit:
+    async def visit(self, transaction_ids: Sequence[str], appends: Appends, *, time_ms: int) -> Visit:
         """See `Remote`."""
         self._latest_ms = time_ms if self._latest_ms is None else max(self._latest_ms, time_ms)
         birth_ms = self._latest_ms  # to claim if there is none: a late event says nothing about what was lost
         keys = [self._record_key(transaction_id.encode()) for transaction_id in transaction_ids]
-        logs = [append.key for append in appends]
-        # Written out here and below, not as one call per entry: this is where the time goes.
-        pushes = [_RPUSH_LRANGE % (len(key), key, len(entry), entry, len(key), key) for key, entry in appends]
         looking = self._router.send(keys, [_get(key) for key in keys], 1)
-        pushing = self._router.send(logs, pushes, 2)
+        pushing = self._router.send_raw(appends.keys, partial(_push_and_read, appends), 2)
         asking = [self._ask_birth(trip.node, birth_ms) for trip in pushing]
         # Now everything leaves, in one write. The births stand last: whatever is lost before the logs are read shows.
         records = await self._router.receive(looking, 1, len(keys), lambda place: _get(keys[place]))
-        pushed = await self._router.receive(
-            pushing, 2, 2 * len(logs), lambda place: (_read_log if place % 2 else _push)(appends[place // 2])
-        )
-        births_ms = [birth_ms] * len(appends)
+        logs, lengths = await self._read_logs(pushing, appends)
+        births_ms = np.full(len(appends.keys), birth_ms)
         for trip, born in zip(pushing, asking, strict=True):
-            born_ms = _birth(trip.node, await born, birth_ms)
-            for place in trip.places:
-                births_ms[place] = born_ms
-        lengths, values = pushed[::2], pushed[1::2]
-        self._forget_later([key for key, length in zip(logs, lengths, strict=True) if length == 1])
-        read = [
-            b"".join(value) if type(length) is int and type(value) is list else None  # type: ignore[arg-type]
-            for length, value in zip(lengths, values, strict=True)
-        ]
-        return Visit(read, births_ms, list(map(_decoded, records)))
+            births_ms[trip.places] = _birth(trip.node, await born, birth_ms)
+        self._forget_later([appends.keys[place] for place in np.flatnonzero(lengths == 1).tolist()])
+        return Visit(logs, births_ms, list(map(_decoded, records)))
 
     async def append(self, appends: Sequence[Append]) -> list[bool]:
         """See `Remote`."""
@@ -329,6 +322,28 @@ class RedisStore:
             if len(page) < PAGE:
                 return
 
+    async def _read_logs(self, pushing: Sequence[RawTrip], appends: Appends) -> tuple[Joined, NDArray[np.int64]]:
+        """The logs behind entries that are on their way, and by entry how long its log was then; 0 where unknown."""
+        count = len(appends.keys)
+        if len(pushing) == 1:  # one server, which refuses nothing: so it is nearly always
+            written = await pushing[0].replies
+            read = None if written is None else read_lists(written, count)
+            if read is not None:
+                return read
+        each = appends.each()
+        replies = await self._router.receive(
+            [trip.parsed() for trip in pushing],
+            2,
+            2 * count,
+            lambda place: (_read_log if place % 2 else _push)(each[place // 2]),
+        )
+        lengths = [length if isinstance(length, int) else 0 for length in replies[::2]]
+        logs = [
+            _joined(log) if length and isinstance(log, list) else None
+            for length, log in zip(lengths, replies[1::2], strict=True)
+        ]
+        return Joined.of(logs), np.array(lengths, np.int64)
+
     def _ask_birth(self, node: Node, time_ms: int) -> Replies:
         claimed_ms = time_ms if node.inherited_ms is None else node.inherited_ms
         return node.link.send(command("SET", node.marker, claimed_ms, "NX", "GET"), 1)
@@ -384,6 +399,13 @@ class RedisStore:
 
 def _get(key: bytes) -> bytes:
     return _GET % (len(key), key)
+
+
+def _push_and_read(appends: Appends, places: Sequence[int]) -> bytes:
+    """The commands that append at some places, and read the logs."""
+    if len(places) < len(appends.keys):
+        appends = Appends.of(appends.at(places))
+    return push_and_read(Joined.of(appends.keys), appends.entries)
 
 
 def _push(append: Append) -> bytes:

@@ -2,11 +2,11 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from service.errors import StoreUnavailable
-from service.stores.link import Link, Refusal, Replies, Reply, command
+from service.stores.link import Link, RawReplies, Refusal, Reply, command, parse_replies
 from service.stores.nodes import Node, Nodes
 
 DETOURS = 2  # a command may be told to go elsewhere, and to load its script there
@@ -20,7 +20,19 @@ class Trip(NamedTuple):
 
     node: Node
     places: Sequence[int]
-    replies: Replies
+    replies: Awaitable[list[Reply] | None]
+
+
+class RawTrip(NamedTuple):
+    """The same, where the replies are read elsewhere."""
+
+    node: Node
+    places: Sequence[int]
+    replies: RawReplies
+
+    def parsed(self) -> "Trip":
+        """With replies that are read here after all."""
+        return Trip(self.node, self.places, _parsed(self.replies))
 
 
 class Router:
@@ -58,6 +70,15 @@ class Router:
         """Send commands that have `each` replies; those of one node, and of others who send now, leave in one write."""
         return [
             Trip(node, places, node.link.send(b"".join([commands[place] for place in places]), each * len(places)))
+            for node, places in self.nodes.share(keys)
+        ]
+
+    def send_raw(
+        self, keys: Sequence[bytes], commands_of: Callable[[Sequence[int]], bytes], each: int
+    ) -> list[RawTrip]:
+        """The same with commands that are written for some places at once, and replies that are read elsewhere."""
+        return [
+            RawTrip(node, places, node.link.send_raw(commands_of(places), each * len(places)))
             for node, places in self.nodes.share(keys)
         ]
 
@@ -129,3 +150,12 @@ async def _reply(link: Link, *commands: bytes) -> Reply:
     """The last reply to some commands."""
     replies = await link.send(b"".join(commands), len(commands))
     return SILENCE if replies is None else replies[-1]
+
+
+async def _parsed(replies: RawReplies) -> list[Reply] | None:
+    """Replies of hiredis' making; none where it cannot read them."""
+    written = await replies
+    try:
+        return None if written is None else parse_replies(written)
+    except ValueError:
+        return None

@@ -17,7 +17,7 @@ from service.backlog import WRITTEN_AT_ONCE, Backlog
 from service.batching import MOST_BATCHES, Batcher
 from service.scorer import Answer
 from service.settings import Settings
-from service.stores.base import Append, Visit
+from service.stores.base import Append, Appends, Visit
 from service.stores.memory import MemoryStore
 from tests.api.test_score import transaction
 from tests.conftest import ARRIVAL_MS
@@ -184,7 +184,7 @@ class Defective(MemoryStore):
 
     defects = True
 
-    async def visit(self, transaction_ids: Sequence[str], appends: Sequence[Append], *, time_ms: int) -> Visit:
+    async def visit(self, transaction_ids: Sequence[str], appends: Appends, *, time_ms: int) -> Visit:
         """Fail."""
         assert not self.defects
         return await super().visit(transaction_ids, appends, time_ms=time_ms)

@@ -7,6 +7,7 @@ import numpy as np
 from service.features.compaction import compact
 from service.features.encoding import encode
 from service.features.entry import Column
+from service.features.joined import Joined
 from service.features.online import Histories, fold
 from service.features.plan import Plan
 from tests.features.oracle import Kind
@@ -61,7 +62,11 @@ def serve(store: ByteStore, rows: Rows, *, born_at_ms: int, compaction: Compacti
     for index, row in enumerate(rows):
         store.append(row)
         if row[Column.KIND] in {Kind.ATTEMPT, Kind.FOLLOW_UP}:
-            write(served, index, fold(store.plan, row[np.newaxis], store.read(row), births_ms=[born_at_ms] * kinds))
+            write(
+                served,
+                index,
+                fold(store.plan, row[np.newaxis], Joined.of(store.read(row)), births_ms=[born_at_ms] * kinds),
+            )
         store.compact(row, compaction)
     return served
 

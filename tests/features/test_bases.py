@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from service.features.compaction import base_head, compact, split_base
 from service.features.encoding import encode
 from service.features.entry import Column
+from service.features.joined import Joined
 from service.features.kernel import UNAVAILABLE
 from service.features.online import fold
 from service.features.packed import read_integer, write_integer
@@ -70,7 +71,7 @@ def test_a_base_of_the_earlier_version_is_read(plan: Plan, rows: Rows) -> None:
     entries = [encode(plan, row, 0) for row in rows]
     whole, log = b"".join(entries), VARINT_BASE + entries[-1]
     assert split_base(log) == (VARINT_BASE, entries[-1])
-    expected, found = (fold(plan, rows[-1:], [value], births_ms=[BORN_AT_MS]) for value in (whole, log))
+    expected, found = (fold(plan, rows[-1:], Joined.of([value]), births_ms=[BORN_AT_MS]) for value in (whole, log))
     np.testing.assert_array_equal(found.numeric, expected.numeric)
     assert found.revs.tolist() == expected.revs.tolist() == [[5]]
     assert base_head(plan, 0, VARINT_BASE) == (rows[0, Column.ID], 5)
@@ -105,7 +106,7 @@ def assert_harmless(plan: Plan, base: bytes, row: Rows) -> None:
     last = encode(plan, row[0], 0)
     changed = [base[:at] + bytes([byte]) + base[at + 1 :] for at in range(len(base)) for byte in (0, 1, 127, 128, 255)]
     for value in [*changed, *(base[:length] for length in range(1, len(base)))]:
-        found = fold(plan, row, [value + last], births_ms=[BORN_AT_MS])
+        found = fold(plan, row, Joined.of([value + last]), births_ms=[BORN_AT_MS])
         compact(plan, value + last, 0, keep=0)
         unavailable = bool(found.findings[0, 0] & UNAVAILABLE)
         assert (found.revs[0, 0] < 0) == unavailable

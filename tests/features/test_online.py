@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from service.features.compaction import Compaction, compact
 from service.features.encoding import encode, read_entries
 from service.features.entry import Column
+from service.features.joined import Joined
 from service.features.kernel import COMPACTABLE, DUPLICATE, RETRIED, UNAVAILABLE
 from service.features.offline import Folded, bases, fold_events
 from service.features.online import Histories, fold
@@ -76,7 +77,7 @@ def test_transactions_that_are_read_together_see_only_what_came_before_them(
             store.append(row)
         indices = [start + i for i, row in enumerate(batch) if is_transaction(row)]
         values = [value for index in indices for value in store.read(rows[index])]
-        together = fold(plan, rows[indices], values, births_ms=[born_at_ms(rows)] * len(values))
+        together = fold(plan, rows[indices], Joined.of(values), births_ms=[born_at_ms(rows)] * len(values))
         for place, index in enumerate(indices):
             write(served, index, pick(together, place))
         for row in batch:
@@ -143,8 +144,8 @@ def test_an_entity_whose_log_did_not_come_is_missing_and_the_others_are_not(plan
     store = ByteStore(plan)
     serve(store, rows, born_at_ms=born_at_ms(rows), compaction=lambda _: None)
     values: list[bytes | None] = [*store.read(row[0])]
-    complete = fold(plan, row, values, births_ms=[born_at_ms(rows)] * len(values))
-    degraded = fold(plan, row, [None, *values[1:]], births_ms=[born_at_ms(rows)] * 4)
+    complete = fold(plan, row, Joined.of(values), births_ms=[born_at_ms(rows)] * len(values))
+    degraded = fold(plan, row, Joined.of([None, *values[1:]]), births_ms=[born_at_ms(rows)] * 4)
     own = plan.entity_features[0]
     assert degraded.findings[0, 0] == UNAVAILABLE
     assert degraded.findings[0, 1:].tolist() == complete.findings[0, 1:].tolist()
@@ -170,7 +171,7 @@ def test_a_value_that_cannot_be_read_is_unavailable(plan: Plan, rows: Rows) -> N
         base[:9],
     ]
     for value in unreadable:
-        served = fold(plan, row, [value, *[b""] * 3], births_ms=[born_at_ms(rows)] * 4)
+        served = fold(plan, row, Joined.of([value, *[b""] * 3]), births_ms=[born_at_ms(rows)] * 4)
         assert served.findings[0, 0] == UNAVAILABLE, value
         assert np.isnan(served.numeric[0, plan.entity_features[0]]).all()
 
@@ -182,7 +183,7 @@ def test_any_bytes_can_be_folded(noise: bytes, *, after_a_base: bool) -> None:
     row = rows_of([Step()])
     base = compacted(plan, encode(plan, row[0], 0), keep=0).base
     value = (base if after_a_base else b"") + noise
-    served = fold(plan, row, [value], births_ms=[0])
+    served = fold(plan, row, Joined.of([value]), births_ms=[0])
     assert served.findings[0, 0] >= 0
     assert served.lateness_ms[0, 0] >= 0 or served.findings[0, 0] & UNAVAILABLE
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from service.features.entry import Column
+from service.features.joined import Joined
 from service.features.kernel import DUPLICATE, RETRIED
 from service.features.online import fold
 from service.features.plan import Plan
@@ -116,4 +117,4 @@ def as_new(plan: Plan, rows: Rows, *, at: int) -> np.typing.NDArray[np.float32]:
     store = ByteStore(plan)
     serve(store, rows[:at], born_at_ms=BORN_AT_MS, compaction=lambda _: 0)
     store.append(row)
-    return fold(plan, row[np.newaxis], store.read(row), births_ms=[BORN_AT_MS]).numeric.reshape(-1)
+    return fold(plan, row[np.newaxis], Joined.of(store.read(row)), births_ms=[BORN_AT_MS]).numeric.reshape(-1)

@@ -6,7 +6,7 @@ import pytest
 
 from service.errors import StoreUnavailable
 from service.features.state import BASE_MARK
-from service.stores.base import Append, Chunk, Past
+from service.stores.base import Append, Appends, Chunk, Past
 from service.stores.keys import archive_stream
 from service.stores.redis import RedisStore
 from tests.stores.conftest import PATIENT, opened
@@ -112,7 +112,7 @@ def test_a_store_is_as_old_as_the_past_brought_into_it(url: str) -> None:
 
     async def births(store: RedisStore) -> set[int]:
         logs = [Append(b"log-%d" % number, b".") for number in range(50)]
-        return set((await store.visit([], logs, time_ms=900)).births_ms)
+        return set((await store.visit([], Appends.of(logs), time_ms=900)).births_ms.tolist())
 
     async def act() -> None:
         async with opened(url) as store:

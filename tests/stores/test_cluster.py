@@ -10,7 +10,7 @@ import pytest
 from redis.crc import key_slot
 
 from service.errors import StoreUnavailable
-from service.stores.base import Append
+from service.stores.base import Append, Appends
 from service.stores.keys import SLOTS, decisions_stream, record_key, slot_of
 from service.stores.redis import RedisStore, StoreLimits
 from tests.stores.conftest import opened
@@ -28,13 +28,13 @@ def own_cluster() -> Iterator[Cluster]:
 
 
 async def visit(store: RedisStore, *keys: bytes, entry: bytes = b".", time_ms: int = 1) -> list[bytes | None]:
-    found = await store.visit([], [Append(key, entry) for key in keys], time_ms=time_ms)
-    return found.logs
+    found = await store.visit([], Appends.of([Append(key, entry) for key in keys]), time_ms=time_ms)
+    return found.logs.strings()
 
 
 async def births(store: RedisStore, *keys: bytes, time_ms: int) -> list[int]:
-    found = await store.visit([], [Append(key, b".") for key in keys], time_ms=time_ms)
-    return found.births_ms
+    found = await store.visit([], Appends.of([Append(key, b".") for key in keys]), time_ms=time_ms)
+    return [int(birth) for birth in found.births_ms]
 
 
 async def until_answered(store: RedisStore, key: bytes) -> bytes:

@@ -39,7 +39,7 @@ async def seen(store: Remote, layout: Layout, seconds: float, card_id: str = "ca
     rows = np.array([transaction_row(probe, arrival_ms=probe.event_time_ms, amount_minor=2_000)], np.int64)
     keys = layout.keys([tokens_of(probe)])
     visit = await store.visit([], layout.appends(rows, keys), time_ms=int(rows[0, Column.TIME]))
-    logs = Logs.arrange(layout, keys, iter(visit.logs), iter(visit.births_ms))
+    logs = Logs.arrange(layout, keys, visit.logs, visit.births_ms)
     features: list[float] = logs.fold(rows).numeric[0, layout.plan.entity_features[0]].tolist()
     return features
 

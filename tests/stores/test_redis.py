@@ -9,7 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from service.errors import StoreUnavailable
-from service.stores.base import NO_ANSWER, Append, DecisionRecord, StoreStatus, Visit
+from service.stores.base import NO_ANSWER, Append, Appends, DecisionRecord, StoreStatus
 from service.stores.keys import archive_stream, decisions_stream, outcomes_stream, record_key
 from service.stores.redis import RedisStore, StoreLimits, open_redis_store
 from tests.stores.conftest import PATIENT, opened
@@ -30,8 +30,8 @@ def server(redis_server: Server) -> Iterator[Server]:
 
 async def visit(store: RedisStore, key: bytes, entry: bytes, *, time_ms: int = 1) -> tuple[bytes | None, int]:
     """One entry: the log, and the birth."""
-    found = await store.visit([], [Append(key, entry)], time_ms=time_ms)
-    return found.logs[0], found.births_ms[0]
+    found = await store.visit([], Appends.of([Append(key, entry)]), time_ms=time_ms)
+    return found.logs.strings()[0], int(found.births_ms[0])
 
 
 async def until_answered(store: RedisStore, key: bytes) -> bytes:
@@ -255,8 +255,8 @@ def test_a_full_server_takes_nothing_and_says_so(server: Server) -> None:
             await visit(store, b"a", b"1", time_ms=5)
             await store.put_decisions([decision("one", b"kept")])
             server.ask("CONFIG", "SET", "maxmemory", "1")
-            found = await store.visit(["one", "two"], [Append(b"a", b"2"), Append(b"b", b"2")], time_ms=9)
-            assert (found.logs, found.births_ms) == ([None, None], [5, 5])
+            found = await store.visit(["one", "two"], Appends.of([Append(b"a", b"2"), Append(b"b", b"2")]), time_ms=9)
+            assert (found.logs.strings(), found.births_ms.tolist()) == ([None, None], [5, 5])
             record, none = found.records
             assert isinstance(record, DecisionRecord)
             assert record.response.body == b"kept"
@@ -302,8 +302,8 @@ def test_lost_replies_leave_it_open_whether_it_was_done(server: Server) -> None:
     async def act() -> None:
         async with proxy(server.port) as between, opened(between.url, QUICK) as store:
             between.swallowing = True
-            found = await store.visit(["one"], [Append(b"a", b"1")], time_ms=5)
-            assert found == Visit([None], [5], [NO_ANSWER])
+            found = await store.visit(["one"], Appends.of([Append(b"a", b"1")]), time_ms=5)
+            assert (found.logs.strings(), found.births_ms.tolist(), found.records) == ([None], [5], [NO_ANSWER])
             assert await store.put_decisions([decision("one")]) == [None]
             between.swallowing = False
             between.cut()  # else the replies that come would not be those that are waited for
@@ -321,7 +321,7 @@ def test_without_an_answer_nothing_is_claimed(server: Server) -> None:
         async with proxy(server.port) as between, opened(between.url, QUICK) as store:
             between.open.clear()
             for _ in range(2):  # waiting at first, at once later
-                assert (await store.visit(["one"], [Append(b"a", b"1")], time_ms=5)).records == [NO_ANSWER]
+                assert (await store.visit(["one"], Appends.of([Append(b"a", b"1")]), time_ms=5)).records == [NO_ANSWER]
                 assert await store.append([Append(b"a", b"1")]) == [False]
                 assert await store.put_decisions([decision("one")]) == [None]
                 assert not await replace_one(store, b"a", compaction(b"B", b"1"), audited=False)
@@ -400,7 +400,7 @@ def test_records_of_another_format_are_no_answer(server: Server) -> None:
     async def act() -> None:
         async with opened(server.url) as store:
             server.ask("SET", record_key(0, b"one"), b"\x01\x00\x63")
-            assert (await store.visit(["one"], [], time_ms=1)).records == [NO_ANSWER]
+            assert (await store.visit(["one"], Appends.of([]), time_ms=1)).records == [NO_ANSWER]
             assert await store.put_decisions([decision("one")]) == [None]
             with pytest.raises(StoreUnavailable, match="another version"):
                 await store.find_record("one")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from service.features.state import BASE_MARK
-from service.stores.base import MAX_CHUNKS, Append, Chunk, DecisionRecord, Past, Remote
+from service.stores.base import MAX_CHUNKS, Append, Appends, Chunk, DecisionRecord, Past, Remote
 from service.stores.memory import MemoryStore
 from tests.stores.conftest import Opener
 from tests.stores.examples import compaction, decision, replace_one
@@ -28,8 +28,8 @@ def using(open_store: Opener, act: Callable[[Remote], Awaitable[T]]) -> T:
 
 
 async def logs(store: Remote, *appends: tuple[bytes, bytes]) -> list[bytes | None]:
-    visit = await store.visit([], [Append(*append) for append in appends], time_ms=1)
-    return visit.logs
+    visit = await store.visit([], Appends.of([Append(*append) for append in appends]), time_ms=1)
+    return visit.logs.strings()
 
 
 def test_a_visit_reads_the_whole_log_with_its_own_entry_last(open_store: Opener) -> None:
@@ -90,8 +90,13 @@ def test_nothing_asked_is_nothing_answered(open_store: Opener) -> None:
     """Empty calls are calls."""
 
     async def act(store: Remote) -> bool:
-        visit = await store.visit([], [], time_ms=1)
-        return (visit.logs, visit.records, await store.append([]), await store.put_decisions([])) == ([], [], [], [])
+        visit = await store.visit([], Appends.of([]), time_ms=1)
+        return (visit.logs.strings(), visit.records, await store.append([]), await store.put_decisions([])) == (
+            [],
+            [],
+            [],
+            [],
+        )
 
     assert using(open_store, act)
 
@@ -188,7 +193,9 @@ def test_a_store_is_born_once(open_store: Opener) -> None:
     """The first time given is the birth; later ones do not move it, earlier ones neither."""
 
     async def act(store: Remote) -> list[int]:
-        visits = [await store.visit([], [Append(b"a", b"1")], time_ms=time_ms) for time_ms in (500, 900, 100)]
+        visits = [
+            await store.visit([], Appends.of([Append(b"a", b"1")]), time_ms=time_ms) for time_ms in (500, 900, 100)
+        ]
         return [birth for visit in visits for birth in visit.births_ms]
 
     assert using(open_store, act) == [500, 500, 500]
@@ -232,7 +239,7 @@ def test_a_visit_finds_decisions_in_the_order_asked(open_store: Opener) -> None:
 
     async def act(store: Remote) -> list[bytes | None]:
         await store.put_decisions([decision("one", b"first"), decision("three", b"third")])
-        visit = await store.visit(["three", "two", "one"], [Append(b"a", b"1")], time_ms=1)
+        visit = await store.visit(["three", "two", "one"], Appends.of([Append(b"a", b"1")]), time_ms=1)
         return [record.response.body if isinstance(record, DecisionRecord) else None for record in visit.records]
 
     assert using(open_store, act) == [b"third", None, b"first"]
@@ -267,13 +274,13 @@ def test_two_openings_of_a_store_see_the_same(open_store: Opener) -> None:
 
     async def act(store: Remote) -> tuple[list[bytes | None], int, bool]:
         async with open_store() as other:
-            await other.visit([], [Append(b"a", b"1")], time_ms=3)
+            await other.visit([], Appends.of([Append(b"a", b"1")]), time_ms=3)
             await other.put_decisions([decision("one", b"first")])
             await other.exchange_outcomes("one", None, b"known", news=None)
-        visit = await store.visit(["one"], [Append(b"a", b"2")], time_ms=8)
+        visit = await store.visit(["one"], Appends.of([Append(b"a", b"2")]), time_ms=8)
         [record] = visit.records
         decided = isinstance(record, DecisionRecord) and record.response.body == b"first"
-        return visit.logs, visit.births_ms[0], decided and await store.find_outcomes("one") == b"known"
+        return visit.logs.strings(), int(visit.births_ms[0]), decided and await store.find_outcomes("one") == b"known"
 
     assert using(open_store, act) == ([b"12"], 3, True)
 
