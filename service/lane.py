@@ -174,10 +174,10 @@ class _Passage:
 
     def _send(self, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> None:
         protocol = self._protocol
-        lines = (*protocol.server_state.default_headers, *headers, (b"x-request-id", self._request_id.encode()))
-        head = b"".join([b"%b: %b\r\n" % line for line in lines])
+        lines = [b"%b: %b\r\n" % header for header in (*protocol.server_state.default_headers, *headers)]
+        last = b"x-request-id: %b\r\n" % self._request_id.encode()
         closing = b"" if self.keep_alive else b"connection: close\r\n"
-        protocol.transport.write(b"%b%b%b\r\n%b" % (STATUS_LINE[status], head, closing, body))
+        protocol.transport.write(b"".join((STATUS_LINE[status], *lines, last, closing, b"\r\n", body)))
         self.response_complete = True
         if not self.keep_alive:
             protocol.transport.close()

@@ -81,7 +81,7 @@ class Logs:
 
     def compactable(self, histories: Histories) -> Iterator[tuple[bytes, bytes, int]]:
         """Key, value and kind of entity of each log that is long, or old, enough to be replaced by a base."""
-        places = np.flatnonzero(histories.findings & COMPACTABLE).tolist()
+        places = (histories.findings & COMPACTABLE).ravel().nonzero()[0].tolist()
         for index, value in zip(places, self.values.at(places), strict=True):
             key = self.keys[index]
             if key and value:

@@ -402,9 +402,8 @@ class Scorer:
         self._telemetry.observe_decisions(
             [verdict.ruling.decision for verdict in made], [verdict.probability for verdict in made], missing
         )
-        late = (histories.lateness_ms > LATE_MS).any(axis=1).sum()
-        if late:
-            self._telemetry.observe_late_event(times=int(late))
+        if histories.lateness_ms.max() > LATE_MS:
+            self._telemetry.observe_late_event(times=int((histories.lateness_ms > LATE_MS).any(axis=1).sum()))
 
     def _decide_unseen(self, case: _Case) -> None:
         """Decide by the fallback rule, and have it written down when there is time."""

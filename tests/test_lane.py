@@ -248,8 +248,60 @@ REQUESTS: dict[str, tuple[list[bytes], list[int]]] = {
 
 @pytest.mark.parametrize("name", REQUESTS)
 def test_a_request_is_answered_as_without_the_lane(pair: Pair, name: str) -> None:
-    """Whatever a request is like and however it comes, the bytes that come back are the same, and so is their end."""
-    pair.answered(*REQUESTS[name])
+    """Whatever a request is like and however it comes, the bytes that come back are the same, and so is their end.
+
+    Also when it comes again: its head may be known then.
+    """
+    for _ in range(2):
+        pair.answered(*REQUESTS[name])
+
+
+def parsed_by(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """What the parser is given from now on."""
+    given: list[bytes] = []
+    parse = GuardedProtocol.data_received
+
+    def data_received(protocol: GuardedProtocol, data: bytes) -> None:
+        given.append(data)
+        parse(protocol, data)
+
+    monkeypatch.setattr(GuardedProtocol, "data_received", data_received)
+    return given
+
+
+def test_a_head_is_parsed_once(lane: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second request with the same head is answered without the parser, and one with another head is parsed."""
+    given = parsed_by(monkeypatch)
+    asked = [post(transaction(name), {b"X-Of": b"heads"}) for name in ("head-1", "head-2", "head-33")]
+    answers = [converse(lane.port, [request], 1) for request in asked]
+    assert [statuses(answer)[0] for answer in answers] == [200, 200, 200]
+    assert [name in answer for name, answer in zip((b'"head-1"', b'"head-2"', b'"head-33"'), answers, strict=True)] == [
+        True,
+        True,
+        True,
+    ]
+    assert [data for data in given if b"heads" in data] == [asked[0], asked[2]]
+
+
+@pytest.mark.parametrize(
+    "changes", [{b"X-Request-Id": b"mine"}, {b"Connection": b"close"}, {b"Authorization": b"Bearer wrong"}]
+)
+def test_a_head_that_means_something_else_each_time_is_not_known(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch, changes: dict[bytes, bytes]
+) -> None:
+    """An id is the request's own, a closed connection has no next request, and who may not ask is refused again."""
+    given = parsed_by(monkeypatch)
+    for name in ("other-1", "other-2"):
+        asked = score_with(name, changes)
+        converse(pair.lane.port, [asked], 1)
+        assert asked in given
+
+
+def test_a_body_that_is_refused_behind_a_known_head_is_refused_with_reasons(pair: Pair) -> None:
+    """The parser sees it after all, and the app has the words."""
+    taken = transaction("known-1")
+    refused = taken.replace(b"13000", b"-3000")
+    pair.answered([post(taken, ALLOWED), post(refused, ALLOWED), post(taken, ALLOWED)], [200, 422, 200])
 
 
 def examples_of(test: Callable[..., None]) -> list[Any]:

@@ -15,15 +15,19 @@ import yaml
 
 from benchmarks.instructions.histories import waiting
 from service.api.openapi import TRANSACTION_EXAMPLE
+from service.features.compaction import split_base
 from service.features.encoding import encode_all
+from service.features.joined import Joined
 from service.features.online import fold
 from service.features.plan import compile_plan
 from service.features.spec import parse_spec
 from service.scorer import ScoreRequest
+from service.stores.resp import count_replies, push_and_read, read_lists
 
 SPEC = Path(__file__).resolve().parents[1] / "features" / "four_entities.yaml"
 TOGETHER = 32  # requests
 ARRIVAL_MS = 1_795_253_400_000  # after the example's event time
+ENTRY_BYTES = 40  # as an element of a log; about what they have
 REPEATS = 5  # of a job; a job is done TOGETHER times in each
 WARM_UPS = 2
 REQUIRED = ("transaction_id", "timestamp", "card_id", "merchant_id", "amount", "currency")
@@ -41,6 +45,10 @@ def jobs() -> dict[str, Job]:
         (np.ascontiguousarray(together.rows[place : place + 1]), values)
         for place, values in enumerate(together.values.split([kinds] * TOGETHER))
     ]
+    logs = [log or b"" for log in together.values.strings()]
+    keys = Joined.of([b"3f2a91bc:entity:token-%d" % place for place in range(len(logs))])
+    entries = encode_all(plan, together.rows, wanted)
+    replies = b"".join(map(_reply, logs))
     full = orjson.dumps(dict(TRANSACTION_EXAMPLE))
     least = orjson.dumps({field: TRANSACTION_EXAMPLE[field] for field in REQUIRED})
 
@@ -54,9 +62,21 @@ def jobs() -> dict[str, Job]:
             fold(plan, together.rows, together.values, births_ms=together.births_ms)
         ),
         f"encode, {TOGETHER} together": lambda: _drop(encode_all(plan, together.rows, wanted)),
+        f"commands, {TOGETHER} together": lambda: _drop(push_and_read(keys, entries)),
+        f"replies, {TOGETHER} together": lambda: _drop(
+            (count_replies(replies, 2 * len(logs)), read_lists(replies, len(logs)))
+        ),
         "decode, every usual field": lambda: _decode(full),
         "decode, required fields": lambda: _decode(least),
     }
+
+
+def _reply(log: bytes) -> bytes:
+    """What Redis answers to an entry that was pushed to a log, and to a look at the log: its base and its entries."""
+    base, entries = split_base(log)
+    elements = [base, *(entries[at : at + ENTRY_BYTES] for at in range(0, len(entries), ENTRY_BYTES))]
+    written = b"".join(b"$%d\r\n%b\r\n" % (len(element), element) for element in elements)
+    return b":%d\r\n*%d\r\n%b" % (len(elements), len(elements), written)
 
 
 def _decode(body: bytes) -> None:

@@ -29,9 +29,9 @@ def encode_all(plan: Plan, rows: NDArray[np.int64], wanted: NDArray[np.bool_]) -
         wanted: bool (n, entities), whose logs there are; of the others there is nothing in the result.
     """
     out = np.empty(wanted.size * MAX_ENTRY, np.uint8)
-    ends = np.empty(wanted.size, np.int64)
-    count = encode_entries(rows, wanted, plan.tables.entities, plan.tables.layout, out, ends)
-    return Joined.written(out[: ends[count - 1] if count else 0], np.diff(ends[:count], prepend=0))
+    lengths = np.empty(wanted.size, np.int64)
+    count, size = encode_entries(rows, wanted, plan.tables.entities, plan.tables.layout, out, lengths)
+    return Joined.written(out[:size], lengths[:count])
 
 
 def read_entries(plan: Plan, k: int, entries: bytes) -> NDArray[np.int64]:
@@ -53,7 +53,9 @@ def encode_entry(row: Ints, k: Int, entities: Ints, layout: Ints, out: Bytes) ->
 
 
 @entry_point
-def encode_entries(rows: Ints, wanted: Flags, entities: Ints, layout: Ints, out: Bytes, ends: Ints) -> Int:
+def encode_entries(
+    rows: Ints, wanted: Flags, entities: Ints, layout: Ints, out: Bytes, lengths: Ints
+) -> tuple[Int, Int]:
     """Pack events for the logs that are wanted into `out`, one after the other.
 
     Args:
@@ -61,10 +63,10 @@ def encode_entries(rows: Ints, wanted: Flags, entities: Ints, layout: Ints, out:
         wanted: bool (n, entities).
         entities, layout: the plan's tables.
         out: uint8, `MAX_ENTRY` bytes for each cell of `wanted`; written.
-        ends: int64, written: where each entry ends in `out`.
+        lengths: int64, written: of each entry.
 
     Returns:
-        How many entries there are.
+        How many entries there are, and how many bytes.
     """
     count, offset = 0, int64(0)
     for i in range(rows.shape[0]):
@@ -72,10 +74,10 @@ def encode_entries(rows: Ints, wanted: Flags, entities: Ints, layout: Ints, out:
         for k in range(entities.shape[0]):
             if wanted[i, k]:
                 first, last = entities[k, FIRST_LAYOUT + kind - 1], entities[k, FIRST_LAYOUT + kind]
-                offset = write_entry(rows[i], layout, first, last, out, offset)
-                ends[count] = offset
-                count += 1
-    return count
+                end = write_entry(rows[i], layout, first, last, out, offset)
+                lengths[count] = end - offset
+                count, offset = count + 1, end
+    return count, offset
 
 
 @entry_point

@@ -108,6 +108,17 @@ THREE_DS = {word.value: code for code, word in enumerate(ThreeDS)}
 COUNTRY_CODES = {code: 1 + 26 * (ord(code[0]) - 65) + ord(code[1]) - 65 for code in COUNTRIES}  # 1..676, stable
 
 
+def _or_missing(codes: Mapping[str, int], missing: int) -> dict[str | None, int]:
+    """Codes of words that may be left out: one look instead of a call, in each of a dozen fields."""
+    return dict([(None, missing), *codes.items()])
+
+
+_CHANNEL = _or_missing(CHANNELS, -1)
+_ENTRY_MODE, _CHECK_RESULT, _THREE_DS = (_or_missing(codes, -1) for codes in (ENTRY_MODES, CHECK_RESULTS, THREE_DS))
+_COUNTRY = _or_missing(COUNTRY_CODES, 0)
+_ATTEMPT, _FOLLOW_UP = int(Kind.ATTEMPT), int(Kind.FOLLOW_UP)
+
+
 def transaction_row(transaction: "Transaction", *, arrival_ms: int, amount_minor: int) -> tuple[int, ...]:
     """The event row of a transaction.
 
@@ -123,7 +134,7 @@ def transaction_row(transaction: "Transaction", *, arrival_ms: int, amount_minor
     amount_minor = min(amount_minor, AMOUNT_LIMIT)
     follow_kind = transaction.follow_kind
     return (
-        Kind.ATTEMPT if follow_kind is None else Kind.FOLLOW_UP,
+        _ATTEMPT if follow_kind is None else _FOLLOW_UP,
         entry_id(transaction.transaction_id, "transaction"),
         time_ms,
         time_ms,
@@ -138,18 +149,18 @@ def transaction_row(transaction: "Transaction", *, arrival_ms: int, amount_minor
         token_hash(transaction.email_hash),
         token_hash(transaction.ip_address),
         category_code(transaction.merchant_category_code),
-        country_code(transaction.merchant_country),
-        country_code(transaction.card_country),
-        country_code(transaction.billing_country),
-        country_code(transaction.shipping_country),
-        country_code(transaction.ip_country),
+        _COUNTRY[transaction.merchant_country],
+        _COUNTRY[transaction.card_country],
+        _COUNTRY[transaction.billing_country],
+        _COUNTRY[transaction.shipping_country],
+        _COUNTRY[transaction.ip_country],
         coordinate(transaction.latitude),
         coordinate(transaction.longitude),
-        word_code(CHANNELS, transaction.channel),
-        word_code(ENTRY_MODES, transaction.entry_mode),
-        word_code(CHECK_RESULTS, transaction.cvc_check),
-        word_code(CHECK_RESULTS, transaction.avs_check),
-        word_code(THREE_DS, transaction.three_ds),
+        _CHANNEL[transaction.channel],
+        _ENTRY_MODE[transaction.entry_mode],
+        _CHECK_RESULT[transaction.cvc_check],
+        _CHECK_RESULT[transaction.avs_check],
+        _THREE_DS[transaction.three_ds],
     )
 
 

@@ -44,11 +44,11 @@ class Joined(NamedTuple):
         if len(counts) == 1:
             yield self
             return
-        ends = np.cumsum(np.maximum(self.lengths, 0))
+        ends = [0, *self.lengths.clip(0).cumsum().tolist()]
         first = start = 0
         for count in counts:
             last = first + count
-            end = int(ends[last - 1]) if last else 0
+            end = ends[last]
             yield Joined(self.buffer[start:end], self.lengths[first:last])
             first, start = last, end
 
@@ -62,11 +62,11 @@ class Joined(NamedTuple):
 
     def at(self, places: Sequence[int]) -> list[bytes | None]:
         """Some of the strings, as they are elsewhere."""
-        ends = np.cumsum(np.maximum(self.lengths, 0))
+        if not places:
+            return []
+        lengths, ends = self.lengths.tolist(), self.lengths.clip(0).cumsum().tolist()
         return [
-            None
-            if (length := int(self.lengths[place])) == NO_STRING
-            else self.buffer[int(ends[place]) - length : int(ends[place])].tobytes()
+            None if lengths[place] == NO_STRING else self.buffer[ends[place] - lengths[place] : ends[place]].tobytes()
             for place in places
         ]
 

@@ -7,8 +7,6 @@ from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
 
-import numpy as np
-
 from service.background import run_behind
 from service.features.joined import NO_STRING
 from service.stores.base import (
@@ -56,9 +54,8 @@ class FallbackStore:
     async def visit(self, transaction_ids: Sequence[str], appends: Appends, *, time_ms: int) -> Visit:
         """See `Remote`; decisions kept here are found too, and entries that were not acknowledged appended later."""
         found = await self._remote.visit(transaction_ids, appends, time_ms=time_ms)
-        unanswered = np.flatnonzero(found.logs.lengths == NO_STRING)
-        if len(unanswered):
-            self.defer(appends.at(unanswered.tolist()))
+        unanswered = (found.logs.lengths == NO_STRING).nonzero()[0].tolist()
+        self.defer(appends.at(unanswered))
         if not self._decisions:
             return found
         pairs = zip(transaction_ids, found.records, strict=True)

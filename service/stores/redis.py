@@ -131,7 +131,7 @@ class RedisStore:
         births_ms = np.full(len(appends.keys), birth_ms)
         for trip, born in zip(pushing, asking, strict=True):
             births_ms[trip.places] = _birth(trip.node, await born, birth_ms)
-        self._forget_later([appends.keys[place] for place in np.flatnonzero(lengths == 1).tolist()])
+        self._forget_later([appends.keys[place] for place in (lengths == 1).nonzero()[0].tolist()])
         return Visit(logs, births_ms, list(map(_decoded, records)))
 
     async def append(self, appends: Sequence[Append]) -> list[bool]:

@@ -122,22 +122,18 @@ def write_commands(  # noqa: PLR0917 - one array each
 
 
 @compiled
-def _line_end(received: Bytes, at: Int) -> Int:
-    """Where the line at `at` ends, before CR LF; -1 where it is not there whole."""
-    end = received.shape[0] - 1
-    while at < end and received[at] != _CR:
+def _read_line(received: Bytes, at: Int) -> tuple[Int, Int]:
+    """The number behind the mark at `at`, some number if it is none, and where its line ends: -1 if it does not."""
+    negative, value = False, int64(0)
+    at += 1
+    while at < received.shape[0] and received[unsigned(at)] != _CR:
+        if received[unsigned(at)] == _MINUS:
+            negative = True
+        else:
+            value = 10 * value + int64(received[unsigned(at)]) - _ZERO
         at += 1
-    return at if at < end else int64(-1)
-
-
-@compiled
-def _number(received: Bytes, first: Int, last: Int) -> Int:
-    """The integer in a part; whatever is not one gives some other number."""
-    negative = first < last and received[first] == _MINUS
-    value = int64(0)
-    for index in range(first + (1 if negative else 0), last):
-        value = 10 * value + int64(received[index]) - _ZERO
-    return -value if negative else value
+    end = at + 2 if at + 1 < received.shape[0] else int64(-1)
+    return -value if negative else value, end
 
 
 @entry_point
@@ -147,14 +143,12 @@ def skip_replies(received: Bytes, most: Int) -> tuple[Int, Int]:
     left = np.empty(NESTED_TOO_DEEP, np.int64)  # elements that are still to come, by depth
     depth = 0
     while found < most and at < received.shape[0]:
-        line_end = _line_end(received, at)
-        mark = received[at]
+        mark = received[unsigned(at)]
         if mark not in (_ERROR, _INTEGER, _STATUS, _BULK, _ARRAY):
             return int64(-1), int64(0)
-        if line_end < 0:
+        number, at = _read_line(received, at)
+        if at < 0:
             break
-        number = _number(received, at + 1, line_end) if mark in (_BULK, _ARRAY) else int64(0)
-        at = line_end + 2
         if mark == _BULK and number >= 0:
             at += number + 2
             if at > received.shape[0]:
@@ -192,24 +186,19 @@ def gather_lists(replies: Bytes, buffer: Bytes, lengths: Ints, elements: Ints) -
     for index in range(lengths.shape[0]):
         if at >= replies.shape[0] or replies[at] != _INTEGER:
             return int64(-1)
-        line_end = _line_end(replies, at)
-        elements[index] = _number(replies, at + 1, line_end)
-        at = line_end + 2
+        elements[index], at = _read_line(replies, at)
         if at >= replies.shape[0] or replies[at] != _ARRAY:
             return int64(-1)
-        line_end = _line_end(replies, at)
-        count = _number(replies, at + 1, line_end)
-        at = line_end + 2
+        count, at = _read_line(replies, at)
         before = size
         for _ in range(count):
-            if replies[at] != _BULK:
+            if replies[unsigned(at)] != _BULK:
                 return int64(-1)
-            line_end = _line_end(replies, at)
-            first = line_end + 2
-            last = first + _number(replies, at + 1, line_end)
-            if last < first:
+            length, first = _read_line(replies, at)
+            if length < 0:
                 return int64(-1)
-            size = _put(buffer, size, replies, first, last)
-            at = last + 2
+            at = first + length
+            size = _put(buffer, size, replies, first, at)
+            at += 2
         lengths[index] = size - before
     return size
