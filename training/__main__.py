@@ -6,13 +6,13 @@ import os
 import shlex
 import signal
 import sys
+import tempfile
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -25,7 +25,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from service.bundle import Bundle
-from service.errors import DataInvalid, TouchstoneError
+from service.errors import TouchstoneError
 from training.collect import collect as collect_once
 from training.collected import compare as compare_served
 from training.collected import read_collected, select
@@ -39,7 +39,7 @@ from training.comparison.summary import document, summarise
 from training.comparison.tables import headings, lines, title
 from training.config import FitConfig, read_config
 from training.convert import convert as convert_pieces
-from training.datasets import canonical, handbook, ieee_cis, paysim, published, sparkov, tabformer, ulb
+from training.datasets.formats import Format, pieces, read
 from training.evaluate import evaluate as evaluate_bundle
 from training.examples import Examples, declare_reports, replay_offline
 from training.fit import fit as fit_bundle
@@ -49,6 +49,7 @@ from training.replay import replay as replay_to_service
 from training.requests import collected_lines, request_lines
 from training.simulate import SimulationConfig, write_simulation
 from training.source import open_source
+from training.stream import stream
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False,
@@ -57,28 +58,6 @@ app = typer.Typer(
 console = Console(stderr=True)
 WORKERS = os.cpu_count() or 1
 TAILS_EVERY_SECONDS = 3600  # collect --follow copies every live log that often: it reads the whole store
-
-
-class Format(StrEnum):
-    """How a data set is written (docs/datasets.md)."""
-
-    CANONICAL = "canonical"
-    COLLECTED = "collected"
-    HANDBOOK = "handbook"
-    SPARKOV = "sparkov"
-    TABFORMER = "tabformer"
-    IEEE_CIS = "ieee-cis"
-    ULB = "ulb"
-    PAYSIM = "paysim"
-
-
-PUBLISHED_SETS = {
-    Format.SPARKOV: sparkov.DATA_SET,
-    Format.TABFORMER: tabformer.DATA_SET,
-    Format.IEEE_CIS: ieee_cis.DATA_SET,
-    Format.ULB: ulb.DATA_SET,
-    Format.PAYSIM: paysim.DATA_SET,
-}
 
 Data = Annotated[
     Path,
@@ -132,11 +111,8 @@ def convert(
             found[what] += count
             status.update(f"read {found['read']:,}")
 
-        if data_format in PUBLISHED_SETS:
-            pieces = published.pieces(data, PUBLISHED_SETS[data_format], left_out=partial(tell, "left out"))
-        else:
-            pieces = iter([_read(data, data_format)])
-        count = convert_pieces(pieces, out, source=str(data), tell=partial(tell, "read"))
+        table = pieces(data, data_format, left_out=partial(tell, "left out"))
+        count = convert_pieces(table, out, source=str(data), tell=partial(tell, "read"))
     console.print(f"wrote {count:,} transactions to {out}")
     if found["left out"]:
         console.print(f"left out {found['left out']:,} rows that are no authorisations (docs/datasets.md)")
@@ -167,9 +143,17 @@ def fit(
         console.print(f"[{time.perf_counter() - began:6.1f} s] {what}", markup=False, highlight=False)
 
     described = source or f"the data set {data.name} in the {data_format} format"
-    with _bar("epochs", settings.network.epochs) as advance:
+    out.mkdir(parents=True, exist_ok=True)
+    with (
+        tempfile.TemporaryDirectory(dir=out, prefix=".examples-") as scratch,
+        _bar("epochs", settings.network.epochs) as advance,
+    ):
+        if data_format is Format.COLLECTED:
+            examples = _collected_examples(data, settings, label_maturity_days, say)
+        else:
+            examples = stream(data, data_format, settings, Path(scratch), threads=WORKERS, say=say)
         fit_bundle(
-            _examples(data, data_format, settings, label_maturity_days, say),
+            examples,
             settings,
             out,
             source=described,
@@ -361,7 +345,7 @@ def handbook_protocol(
 ) -> None:
     """Run the Fraud Detection Handbook's published protocol and print the book's figures beside ours."""
     settings = read_config(config)
-    raw = _read(data, Format.HANDBOOK)
+    raw = read(data, Format.HANDBOOK)
     table = Table(title=f"{fit_days:g} days of fitting, 7 of delay, 7 of testing")
     for heading in ("", "average precision", "AUC", "card precision@100"):
         table.add_column(heading)
@@ -435,15 +419,21 @@ def main() -> None:
 def _examples(
     data: Path, data_format: Format, settings: FitConfig, label_maturity_days: float, say: Callable[[str], None]
 ) -> Examples:
-    """What there is to learn from, under the configuration's spec and rates."""
-    plan, currencies = settings.read_plan(), settings.read_currencies()
-    if data_format is not Format.COLLECTED:
-        frame = _load(data, data_format, settings.label_delay_days)
-        say(f"replaying {len(frame):,} transactions through {len(plan.numeric)} features")
-        return replay_offline(frame, plan, currencies, threads=WORKERS)
-    collected = read_collected(data)
+    """What there is to learn from, under the configuration's spec and rates, in memory."""
+    if data_format is Format.COLLECTED:
+        return _collected_examples(data, settings, label_maturity_days, say)
+    plan = settings.read_plan()
+    frame = _load(data, data_format, settings.label_delay_days)
+    say(f"replaying {len(frame):,} transactions through {len(plan.numeric)} features")
+    return replay_offline(frame, plan, settings.read_currencies(), threads=WORKERS)
+
+
+def _collected_examples(
+    data: Path, settings: FitConfig, label_maturity_days: float, say: Callable[[str], None]
+) -> Examples:
+    plan, collected = settings.read_plan(), read_collected(data)
     say(f"folding the histories of {len(collected.decisions):,} decisions through {len(plan.numeric)} features")
-    found = select(collected, plan, currencies, label_maturity_days=label_maturity_days)
+    found = select(collected, plan, settings.read_currencies(), label_maturity_days=label_maturity_days)
     say(
         f"left out {found.young:,} that are too young, {found.unlabelled:,} that were declined and "
         f"{found.incomplete:,} without a whole history"
@@ -452,18 +442,7 @@ def _examples(
 
 
 def _load(data: Path, data_format: Format, label_delay_days: float) -> pl.DataFrame:
-    return declare_reports(_read(data, data_format), label_delay_days)
-
-
-def _read(data: Path, data_format: Format) -> pl.DataFrame:
-    """A data set as it is, without a guess at when its frauds were reported."""
-    if data_format is Format.COLLECTED:
-        raise DataInvalid("what was collected is read by fit and parity only: it holds features, not just transactions")
-    if data_format is Format.HANDBOOK:
-        return handbook.load(data, label_delay_days=None)
-    if data_format in PUBLISHED_SETS:
-        return published.load(data, PUBLISHED_SETS[data_format])
-    return canonical.load(data)
+    return declare_reports(read(data, data_format), label_delay_days)
 
 
 def _command() -> str:

@@ -15,6 +15,7 @@ from service.features.entry import CHANNELS
 from service.features.plan import Plan
 from service.features.spec import Operation
 from service.vocabulary import minor_unit_exponent
+from training.blocks import blocks
 from training.calibrators import CURVES, LINES, Curve, CurveMethod, LineMethod, probability_of
 from training.examples import Examples
 from training.metrics import (
@@ -88,7 +89,7 @@ def certify(
 
 
 def certify_segments(
-    answers: Answers, plan: Plan, examples: Examples, rows: Codes, *, currency: str, seed: int
+    answers: Answers, plan: Plan, examples: Examples, rows: slice | Codes, *, currency: str, seed: int
 ) -> tuple[Segment, ...]:
     """Measure each segment that has rows: by channel, by power of ten of the amount, by entity new or known.
 
@@ -96,7 +97,7 @@ def certify_segments(
         answers: of the rows, (n,).
         plan: says where channel and knowledge of an entity stand among the features; what it lacks is left out.
         examples: all feature vectors.
-        rows: (n,) positions in the examples.
+        rows: where they stand in the examples.
         currency: what amounts are in, ISO 4217.
         seed: of what chance alone does; equal rows then have equal figures, whatever is measured beside them.
     """
@@ -128,10 +129,8 @@ def certify_degraded(
     """
     measured = []
     for without in _outages(plan):
-        hidden = numeric.copy()
-        for entity in without:
-            hidden[:, plan.entity_features[plan.entities.index(entity)]] = np.nan
-        answers = Answers(labels, *score(hidden, categorical))
+        hidden = [plan.entity_features[plan.entities.index(entity)] for entity in without]
+        answers = Answers(labels, *_score_hiding(hidden, numeric, categorical, score))
         measured.append(Degraded(without=without, figures=_figures(answers, seed)))
     return tuple(measured)
 
@@ -302,6 +301,19 @@ def _by_knowledge(plan: Plan, numeric: Floats) -> Iterator[tuple[str, str, Mask]
                 known = numeric[:, plan.numeric.index(feature.name)]
                 yield entity.name, "new", known == 0
                 yield entity.name, "known", known == 1
+
+
+def _score_hiding(hidden: Sequence[slice], numeric: Floats, categorical: Codes, score: Score) -> tuple[Floats, Floats]:
+    """What the graph says with some features missing, (n,) each."""
+    logits, probabilities = [], []
+    for block in blocks(len(numeric)):
+        seen = numeric[block].copy()
+        for features in hidden:
+            seen[:, features] = np.nan
+        logit, probability = score(seen, categorical[block])
+        logits.append(logit)
+        probabilities.append(probability)
+    return np.concatenate(logits), np.concatenate(probabilities)
 
 
 def _outages(plan: Plan) -> Sequence[tuple[str, ...]]:

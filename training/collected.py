@@ -180,7 +180,7 @@ def select(collected: Collected, plan: Plan, currencies: CurrencyTable, *, label
         event_time_ms=rows[:, Column.TIME].copy(),
         amount_minor=rows[:, Column.AMOUNT].copy(),
         card=rows[:, Column.CARD].copy(),
-        typology=np.full(len(chosen), "", np.str_),
+        typology=np.zeros(len(chosen), np.int32),
     )
     return Selection(made, int(young.sum()), int(unlabelled.sum()), int(incomplete.sum()))
 

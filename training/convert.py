@@ -53,11 +53,27 @@ def convert(
             slices.append(Path(scratch) / f"slice-{len(slices)}.parquet")
             part.sink_parquet(slices[-1])
         table = pl.scan_parquet(slices, glob=False)
-        _refuse_repeated_ids(table, source)
+        refuse_repeated_ids(table, source)
         whole = Path(scratch) / "whole.parquet"
         table.sink_parquet(whole)
         whole.replace(out)
     return count
+
+
+def refuse_repeated_ids(transactions: pl.LazyFrame, source: str) -> None:
+    """Look for a transaction_id that is used more than once. Exact: ids whose hashes meet are compared themselves.
+
+    Raises:
+        DataInvalid: there is one.
+    """
+    name = pl.col("transaction_id")
+    hashes = transactions.select(name.hash()).collect(engine="streaming").to_series().sort()
+    met = hashes.filter(hashes == hashes.shift()).unique()
+    if met.is_empty():
+        return
+    suspects = transactions.select(name).filter(name.hash().is_in(met.implode())).collect(engine="streaming")
+    if suspects["transaction_id"].is_duplicated().any():
+        raise DataInvalid(f"{source}: column transaction_id: one is used more than once")
 
 
 def _slices(runs: pl.LazyFrame, rows: int) -> Iterator[pl.LazyFrame]:
@@ -69,15 +85,3 @@ def _slices(runs: pl.LazyFrame, rows: int) -> Iterator[pl.LazyFrame]:
     for start, end in zip(starts, [*starts[1:], None], strict=True):
         within = time >= start if end is None else (time >= start) & (time < end)
         yield runs.filter(within).sort("timestamp", maintain_order=True)
-
-
-def _refuse_repeated_ids(transactions: pl.LazyFrame, source: str) -> None:
-    """Exact: ids whose hashes meet are compared themselves."""
-    name = pl.col("transaction_id")
-    hashes = transactions.select(name.hash()).collect(engine="streaming").to_series().sort()
-    met = hashes.filter(hashes == hashes.shift()).unique()
-    if met.is_empty():
-        return
-    suspects = transactions.select(name).filter(name.hash().is_in(met.implode())).collect(engine="streaming")
-    if suspects["transaction_id"].is_duplicated().any():
-        raise DataInvalid(f"{source}: column transaction_id: one is used more than once")

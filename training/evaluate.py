@@ -56,13 +56,13 @@ def evaluate(frame: pl.DataFrame, bundle: Bundle, *, start: datetime | None, thr
 
 
 def ranking(
-    examples: Examples, rows: NDArray[np.int64], labels: NDArray[np.bool_], logit: NDArray[np.floating]
+    examples: Examples, rows: slice | NDArray[np.int64], labels: NDArray[np.bool_], logit: NDArray[np.floating]
 ) -> dict[str, float]:
     """How far frauds are put above legitimate transactions, by the usual figures.
 
     Args:
         examples: where the rows' days and cards stand.
-        rows: (n,) positions in the examples.
+        rows: where they stand in the examples.
         labels: (n,) fraud or not.
         logit: (n,) served log-odds.
     """

@@ -1,7 +1,7 @@
 """Examples: what the service's own engine computes for a table of transactions, with their labels."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -29,7 +29,7 @@ from service.features.entry import (
     token_hash,
     word_code,
 )
-from service.features.offline import categorical_codes, fold_events
+from service.features.offline import Fold, categorical_codes
 from service.features.plan import Plan
 from service.features.spec import COUNTRY_FIELDS, DAY_MS, KEY_FIELDS
 from service.vocabulary import FollowKind
@@ -57,7 +57,8 @@ class Examples:
         event_time_ms: int64 (n,), epoch milliseconds.
         amount_minor: int64 (n,), in the base currency.
         card: int64 (n,), the card's hash.
-        typology: str (n,), empty where the data names none.
+        typology: int32 (n,), which of `typologies`.
+        typologies: the kinds of fraud that the data name; the first is "", where it names none.
     """
 
     numeric: NDArray[np.float32]
@@ -67,7 +68,8 @@ class Examples:
     event_time_ms: NDArray[np.int64]
     amount_minor: NDArray[np.int64]
     card: NDArray[np.int64]
-    typology: NDArray[np.str_]
+    typology: NDArray[np.int32]
+    typologies: tuple[str, ...] = ("",)
 
     def fingerprint(self, *more: NDArray[np.int64]) -> str:
         """SHA-256 of everything that is learned from, and of what else of the same rows a result depends on."""
@@ -115,22 +117,49 @@ def replay_offline(frame: pl.DataFrame, plan: Plan, currencies: CurrencyTable, *
         currencies: rates to the base currency.
         threads: cores to use; the result does not depend on it.
     """
-    line = timeline(frame, currencies)
-    folded = fold_events(plan, line.events, threads=threads)
-    own = np.flatnonzero(line.events[:, Column.KIND] <= Kind.FOLLOW_UP)
-    own = own[np.argsort(line.source[own], kind="stable")]
-    transactions = line.events[own]
-    typology = frame["typology"].fill_null("").to_numpy() if "typology" in frame.columns else np.full(len(frame), "")
-    return Examples(
-        numeric=folded.numeric[own],
-        categorical=categorical_codes(plan, transactions),
-        labels=frame["is_fraud"].to_numpy().astype(np.bool_),
-        reported_at_ms=_reported_at_ms(frame),
-        event_time_ms=transactions[:, Column.TIME].copy(),
-        amount_minor=transactions[:, Column.AMOUNT].copy(),
-        card=transactions[:, Column.CARD].copy(),
-        typology=typology.astype(np.str_),
-    )
+    (examples,) = replay_pieces([frame], plan, currencies, threads=threads)
+    return examples
+
+
+def replay_pieces(
+    pieces: Iterable[pl.DataFrame], plan: Plan, currencies: CurrencyTable, *, threads: int = 1
+) -> Iterator[Examples]:
+    """Compute the features of a canonical table that comes in pieces; where it is cut changes none of them.
+
+    Beside a piece, the frauds that are not reported yet are in memory, and the bases of all logs.
+
+    Args:
+        pieces: parts of a table, as for `replay_offline`, none empty, each later than the one before.
+        plan: the compiled spec.
+        currencies: rates to the base currency.
+        threads: cores to use; the result does not depend on it.
+
+    Yields:
+        The examples of each piece. Each knows the typologies of those before, under the same numbers.
+    """
+    fold = Fold(plan)
+    waiting = np.empty((0, len(Column)), np.int64)
+    typologies = {"": 0}
+    for piece in pieces:
+        transactions = transaction_rows(piece, currencies)
+        reported_at_ms = _reported_at_ms(piece)
+        reported = np.flatnonzero(reported_at_ms >= 0)
+        reports = np.concatenate([waiting, _label_rows(piece, transactions, reported, reported_at_ms[reported])])
+        due = reports[:, Column.TIME] < transactions[-1, Column.TIME]  # at equal times the next piece may come first
+        events, waiting = np.concatenate([transactions, reports[due]]), reports[~due]
+        order = np.argsort(events[:, Column.TIME], kind="stable")
+        numeric = fold.take(events[order], threads=threads).numeric
+        yield Examples(
+            numeric=numeric[order < len(transactions)],
+            categorical=categorical_codes(plan, transactions),
+            labels=piece["is_fraud"].to_numpy().astype(np.bool_),
+            reported_at_ms=reported_at_ms,
+            event_time_ms=transactions[:, Column.TIME].copy(),
+            amount_minor=transactions[:, Column.AMOUNT].copy(),
+            card=transactions[:, Column.CARD].copy(),
+            typology=_typologies(piece, typologies),
+            typologies=tuple(typologies),
+        )
 
 
 def declare_reports(frame: pl.DataFrame, label_delay_days: float) -> pl.DataFrame:
@@ -211,6 +240,14 @@ def _reported_at_ms(frame: pl.DataFrame) -> NDArray[np.int64]:
         return np.full(len(frame), -1, np.int64)
     times = frame["reported_at"].dt.epoch("ms").fill_null(-1).to_numpy()
     return np.where(frame["is_fraud"].to_numpy(), times, -1).astype(np.int64)
+
+
+def _typologies(frame: pl.DataFrame, known: dict[str, int]) -> NDArray[np.int32]:
+    """The number of each row's typology. Those that are not known yet get the next numbers, in alphabetical order."""
+    if "typology" in frame.columns:
+        for name in frame["typology"].drop_nulls().cast(pl.String).unique().sort():
+            known.setdefault(name, len(known))
+    return _by_value(frame, "typology", lambda name: known[name or ""]).astype(np.int32)
 
 
 def _amounts(frame: pl.DataFrame, currencies: CurrencyTable) -> NDArray[np.int64]:

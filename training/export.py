@@ -26,6 +26,7 @@ from service.bundle import (
 )
 from service.currency import CurrencyTable
 from service.features.plan import Plan
+from training.blocks import columns
 from training.examples import Examples
 from training.network import Codes, Floats, Mask, ServedModel
 
@@ -103,8 +104,7 @@ def golden_rows(model: ServedModel, examples: Examples, rows: Codes, hidden: Seq
 def histograms(plan: Plan, numeric: Floats) -> dict[str, Histogram]:
     """The distribution of each numeric feature: at most ten bins between its quantiles."""
     described = {}
-    for index, name in enumerate(plan.numeric):
-        values = numeric[:, index]
+    for name, values in zip(plan.numeric, columns(numeric), strict=True):
         present = values[~np.isnan(values)]
         edges = np.unique(np.quantile(present, np.linspace(0, 1, HISTOGRAM_BINS + 1))) if len(present) else np.zeros(0)
         if len(edges) == 1:
@@ -121,13 +121,14 @@ def reference_values(
 ) -> tuple[tuple[float | None, ...], tuple[int, ...]]:
     """A legitimate transaction's values: the median of each number, the commonest of each code; None is missing."""
     medians = []
-    for values in numeric[legitimate].T:
+    for numbers in columns(numeric):
+        values = numbers[legitimate]
         present = values[~np.isnan(values)]
         medians.append(None if 2 * len(present) < len(values) else float(np.median(present)))
     commonest = []
-    for codes in categorical[legitimate].T:
-        values, counts = np.unique(codes, return_counts=True)
-        commonest.append(int(values[counts.argmax()]))
+    for codes in columns(categorical):
+        distinct, counts = np.unique(codes[legitimate], return_counts=True)
+        commonest.append(int(distinct[counts.argmax()]))
     return tuple(medians), tuple(commonest)
 
 

@@ -13,6 +13,7 @@ from service.currency import CurrencyTable
 from service.features.plan import Plan
 from service.model import OnnxModel, Provider
 from service.version import VERSION
+from training.blocks import blocks
 from training.calibrate import Chosen, ScoreTable, choose_line, score_table
 from training.calibrators import Reals, probability_of
 from training.certificate import (
@@ -81,7 +82,7 @@ def fit(
     """
     plan, currencies = config.read_plan(), config.read_currencies()
     split = split_by_time(examples.event_time_ms, examples.labels, examples.reported_at_ms, config.split)
-    say(f"fitting on {len(split.fit.rows):,} transactions with {split.fit.frauds:,} frauds")
+    say(f"fitting on {len(split.fit.labels):,} transactions with {split.fit.frauds:,} frauds")
     trained = train(
         _part(examples, split.fit), _part(examples, split.tune), config.network, config.loss, config.sampler,
         teacher_config=config.teacher, device=config.device, seed=config.seed, threads=config.threads,
@@ -93,26 +94,23 @@ def fit(
     graph = to_onnx(model, len(plan.numeric), len(plan.categorical))
     say(f"exported {len(graph):,} bytes of ONNX; measuring on the test slice")
     score = _in_batches(OnnxModel.from_bytes(graph, len(plan.numeric), len(plan.categorical), provider=Provider.CPU))
-    served = _Served.of(score, trained, examples)
-    table = score_table(
-        served.logit[split.calibrate.rows], served.probability[split.calibrate.rows], split.calibrate.labels
-    )
-    points = _operating_points(served, examples, split.calibrate, config, currencies)
+    before, served = (_Served.of(score, trained, examples, part) for part in (split.calibrate, split.test))
+    table = score_table(before.logit, before.probability, split.calibrate.labels)
+    points = _operating_points(before, examples, split.calibrate, config, currencies)
     certificate, metrics = measure(
         served, examples, split.test, plan, currency=currencies.base, score=score, seed=config.seed
     )
     compared = compare_calibrators(
-        (served.recovered[split.calibrate.rows], split.calibrate.labels),
-        (served.recovered[split.test.rows], split.test.labels),
-        config.seed,
+        (before.recovered, split.calibrate.labels), (served.recovered, split.test.labels), config.seed
     )
     made = _Made(
-        config, plan, examples, split, trained, chosen, served, table, points, certificate, compared, metrics, source
-    )
+        config, plan, examples, split, trained, chosen, served, table, points, certificate, compared, metrics, source,
+        examples.fingerprint(),
+    )  # fmt: skip
     report = _report_data(made, command)
     files = bundle_files(
         graph=graph, features=config.read_features(), currencies=currencies, thresholds=points,
-        golden=golden_rows(model, examples, split.test.rows, plan.entity_features),
+        golden=golden_rows(model, examples, split.test.positions, plan.entity_features),
         texts={REPORT: render(report), MODEL_CARD: model_card(report)},
     )  # fmt: skip
     manifest = _manifest(made, files)
@@ -120,7 +118,7 @@ def fit(
     with tempfile.TemporaryDirectory(dir=out, prefix=".unproven-") as scratch:
         partial = Path(scratch) / config.version
         write_bundle(partial, files, manifest)
-        verify(partial, model, examples, split.test.rows)
+        verify(partial, model, examples, split.test.positions)
         put_in_place(partial, out / config.version)
     say(f"verified; wrote {out / config.version}")
     return out / config.version
@@ -154,14 +152,14 @@ def measure(
     score: Score,
     seed: int,
 ) -> tuple[Certificate, dict[str, float]]:
-    """The certificate and the figures of the slice that nothing was fitted to."""
+    """The certificate and the figures of the slice that nothing was fitted to, from what is served about it."""
     rows, labels = part.rows, part.labels
-    answers = Answers(labels, served.logit[rows], served.probability[rows])
+    answers = Answers(labels, served.logit, served.probability)
     whole = certify(
         labels,
         examples.event_time_ms[rows],
-        raw=served.raw[rows].astype(np.float64),
-        recovered=probability_of(served.recovered[rows]),
+        raw=served.raw.astype(np.float64),
+        recovered=probability_of(served.recovered),
         served=answers.probability.astype(np.float64),
     )
     segments = certify_segments(answers, plan, examples, rows, currency=currency, seed=seed)
@@ -179,7 +177,7 @@ def measure(
 
 @dataclass(frozen=True, slots=True)
 class _Served:
-    """What the exported graph says about every example, beside the stages before it. All (n,).
+    """What the exported graph says about the rows of a part, beside the stages before it. All (n,).
 
     Attributes:
         raw: the logistic function of the network's own logit.
@@ -194,9 +192,10 @@ class _Served:
     probability: Floats
 
     @classmethod
-    def of(cls, score: Score, trained: Trained, examples: Examples) -> "_Served":
-        raw = raw_logits(trained.network, examples.numeric, examples.categorical)
-        logit, probability = score(examples.numeric, examples.categorical)
+    def of(cls, score: Score, trained: Trained, examples: Examples, part: Slice) -> "_Served":
+        numeric, categorical = examples.numeric[part.rows], examples.categorical[part.rows]
+        raw = raw_logits(trained.network, numeric, categorical)
+        logit, probability = score(numeric, categorical)
         stated = probability_of(raw.astype(np.float64)).astype(np.float32)
         return cls(stated, _recovered(trained, raw), logit, probability)
 
@@ -236,6 +235,7 @@ class _Made:
     compared: tuple[Compared, ...]
     metrics: Mapping[str, float]
     source: str
+    fingerprint: str
 
 
 def _part(examples: Examples, part: Slice) -> Part:
@@ -246,7 +246,7 @@ def _operating_points(
     served: _Served, examples: Examples, part: Slice, config: FitConfig, currencies: CurrencyTable
 ) -> Document:
     return operating_points(
-        served.probability[part.rows].astype(np.float64),
+        served.probability.astype(np.float64),
         examples.amount_minor[part.rows].astype(np.float64),
         config.costs,
         currency=currencies.base,
@@ -256,17 +256,16 @@ def _operating_points(
 def _report_data(made: _Made, command: str) -> ReportData:
     rows, loss, examples = made.split.test.rows, made.trained.loss, made.examples
     alpha = "none" if loss.alpha is None else f"{loss.alpha:g}"
-    missing = np.isnan(examples.numeric[rows]).mean(axis=0)
     return ReportData(
         name=made.config.name,
         version=made.config.version,
         labels=made.split.test.labels,
-        raw_probability=made.served.raw[rows],
-        probability=made.served.probability[rows],
-        score=np.searchsorted(made.table.thresholds, made.served.probability[rows], side="right"),
+        raw_probability=made.served.raw,
+        probability=made.served.probability,
+        score=np.searchsorted(made.table.thresholds, made.served.probability, side="right"),
         amount_minor=examples.amount_minor[rows],
         event_time_ms=examples.event_time_ms[rows],
-        typology=examples.typology[rows],
+        typology=np.array(examples.typologies)[examples.typology[rows]],
         base_currency=made.points["currency"],
         loss=f"{loss.name} (gamma {loss.gamma:g}, alpha {alpha})",
         inexact=made.trained.correction.inexact,
@@ -279,17 +278,25 @@ def _report_data(made: _Made, command: str) -> ReportData:
         },
         periods=[_period(name, examples, getattr(made.split, name)) for name in ("fit", "tune", "calibrate", "test")],
         source=made.source,
-        fingerprint=examples.fingerprint(),
+        fingerprint=made.fingerprint,
         config=_portable(made.config),
-        missing_share=dict(zip(made.plan.numeric, missing.tolist(), strict=True)),
+        missing_share=dict(zip(made.plan.numeric, _missing_shares(examples.numeric[rows]), strict=True)),
         metrics=made.metrics,
         command=command,
     )
 
 
+def _missing_shares(numeric: Floats) -> list[float]:
+    """By feature, the share of rows without it."""
+    missing = np.zeros(numeric.shape[1])
+    for block in blocks(len(numeric)):
+        missing += np.isnan(numeric[block]).sum(axis=0)
+    return [float(count) / len(numeric) for count in missing]
+
+
 def _period(name: str, examples: Examples, part: Slice) -> Period:
     times = examples.event_time_ms[part.rows]
-    return Period(name, len(part.rows), part.frauds, int(times.min()), int(times.max()))
+    return Period(name, len(part.labels), part.frauds, int(times.min()), int(times.max()))
 
 
 def _manifest(made: _Made, files: Files) -> Manifest:
@@ -315,7 +322,7 @@ def _manifest(made: _Made, files: Files) -> Manifest:
         class_prior=trained.prior,
         training_data=TrainingData(
             source=made.source,
-            fingerprint=made.examples.fingerprint(),
+            fingerprint=made.fingerprint,
             rows=len(fitted.labels),
             frauds=made.split.fit.frauds,
             first_event_time_ms=int(times.min()),

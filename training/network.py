@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from training.blocks import blocks
 from training.losses import recover_logit
 
 Floats = npt.NDArray[np.float32]
@@ -163,7 +164,7 @@ class NumericEncoding(nn.Module):
     @classmethod
     def for_data(cls, numeric: Floats, *, bins: int, steps: Steps = NO_STEPS) -> "NumericEncoding":
         """Statistics of the present values; a feature that never varies has scale 1, one never present center 0."""
-        sample = _signed_log(torch.from_numpy(_spaced(numeric))).numpy().astype(np.float64)
+        sample = _signed_log(torch.tensor(_spaced(numeric))).numpy().astype(np.float64)
         present = np.isfinite(sample)
         count = np.maximum(present.sum(axis=0), 1)
         center = np.where(present, sample, 0).sum(axis=0) / count
@@ -228,13 +229,14 @@ class CategoricalEncoding(nn.Module):
         Raises:
             ValueError: a code is beyond what a dense vocabulary holds.
         """
-        vocabularies = []
-        for column in categorical.T:
-            codes, counts = np.unique(column[column >= 0], return_counts=True)
-            if len(codes) and codes[-1] > MAX_CODE:
-                raise ValueError(f"a categorical code is at most {MAX_CODE}, got {codes[-1]}")
-            vocabularies.append(codes[counts >= RAREST_CODE])
-        return cls(vocabularies, width)
+        seen = np.zeros((categorical.shape[1], MAX_CODE + 1), np.int64)
+        for block in blocks(len(categorical)):
+            for index, column in enumerate(categorical[block].T):
+                codes = column[column >= 0]
+                if len(codes) and codes.max() > MAX_CODE:
+                    raise ValueError(f"a categorical code is at most {MAX_CODE}, got {codes.max()}")
+                seen[index] += np.bincount(codes, minlength=MAX_CODE + 1)
+        return cls([np.flatnonzero(counts >= RAREST_CODE) for counts in seen], width)
 
     def forward(self, categorical: Tensor) -> Tensor:
         """(batch, m) raw codes to (batch, m · width)."""
@@ -288,7 +290,7 @@ def raw_logits(network: FraudNetwork, numeric: Floats, categorical: Codes) -> Fl
     with torch.no_grad():
         for start in range(0, len(numeric), INFERENCE_ROWS):
             rows = slice(start, start + INFERENCE_ROWS)
-            inputs = (torch.from_numpy(table[rows]).to(device) for table in (numeric, categorical))
+            inputs = (torch.tensor(table[rows], device=device) for table in (numeric, categorical))
             parts.append(network(*inputs).cpu().numpy())
     return np.concatenate(parts)
 

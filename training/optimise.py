@@ -32,6 +32,9 @@ from training.network import (
 from training.samplers import Correction, Sample, correction, draw_sample
 from training.teacher import learn
 
+GATHERED_ROWS = 1_000_000
+"""Of an epoch, in memory at a time: where rows are read from a disk, one walk in their order is what it does best."""
+
 GRADIENT_BOUND = 1.0
 """Gradients are clipped to this norm: one odd batch must not undo what a hundred have learned."""
 
@@ -198,17 +201,18 @@ def _batches(
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """One epoch of the sample, each row's entities hidden now and then; the target stays what it was in full sight."""
     rows = sample.epoch(draws)
-    for start in range(0, len(rows), config.batch):
-        batch = rows[start : start + config.batch]
-        numeric = sample.numeric[batch]
-        hidden = draws.random((len(batch), len(entity_features))) < config.entity_dropout
-        for entity, features in enumerate(entity_features):
-            numeric[hidden[:, entity], features] = np.nan
-        yield (
-            torch.from_numpy(numeric),
-            torch.from_numpy(sample.categorical[batch]),
-            torch.from_numpy(targets[batch]),
-        )
+    together = config.batch * max(1, GATHERED_ROWS // config.batch)
+    for first in range(0, len(rows), together):
+        ascending = np.sort(rows[first : first + together])
+        known, codes = sample.numeric[ascending], sample.categorical[ascending]
+        for start in range(first, min(first + together, len(rows)), config.batch):
+            batch = rows[start : start + config.batch]
+            places = np.searchsorted(ascending, batch)
+            numeric = known[places]
+            hidden = draws.random((len(batch), len(entity_features))) < config.entity_dropout
+            for entity, features in enumerate(entity_features):
+                numeric[hidden[:, entity], features] = np.nan
+            yield torch.from_numpy(numeric), torch.from_numpy(codes[places]), torch.from_numpy(targets[batch])
 
 
 def settle_device(device: Device) -> torch.device:

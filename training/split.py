@@ -17,15 +17,20 @@ Times = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """Rows of one part of the time axis.
+    """Rows of one part of the time axis, which stand together because examples are in the order of time.
 
     Attributes:
-        rows: (n,) positions in the examples, ascending.
+        rows: where they stand in the examples.
         labels: (n,) fraud as far as the part may know it.
     """
 
-    rows: Indices
+    rows: slice
     labels: Mask
+
+    @property
+    def positions(self) -> Indices:
+        """(n,) the same places one by one, ascending."""
+        return np.arange(self.rows.start, self.rows.stop)
 
     @property
     def frauds(self) -> int:
@@ -73,7 +78,8 @@ def split_by_time(event_time_ms: Times, labels: Mask, reported_at_ms: Times, con
     known = known_labels(labels, reported_at_ms, test_from)
 
     def part(name: str, start: int, stop: int, seen: Mask) -> Slice:
-        rows = np.flatnonzero((event_time_ms >= start) & (event_time_ms < stop))
+        first, end = np.searchsorted(event_time_ms, (start, stop)).tolist()
+        rows = slice(first, max(first, end))
         return _checked(name, Slice(rows, seen[rows]), start, stop)
 
     return Split(
@@ -91,10 +97,10 @@ def known_labels(labels: Mask, reported_at_ms: Times, moment_ms: int) -> Mask:
 
 
 def _checked(name: str, part: Slice, start_ms: int, stop_ms: int) -> Slice:
-    if part.frauds == 0 or part.frauds == len(part.rows):
+    if part.frauds == 0 or part.frauds == len(part.labels):
         days = (stop_ms - start_ms) / DAY_MS
         raise DataInvalid(
             f"the {name} part ({days:.1f} days from {np.datetime64(start_ms, 'ms')}) has {part.frauds} frauds in "
-            f"{len(part.rows)} rows; it needs both classes: use more data or other lengths in `split`"
+            f"{len(part.labels)} rows; it needs both classes: use more data or other lengths in `split`"
         )
     return part

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from service.features.bases import NO_BASES, Bases
 from service.features.compiled import Bytes, Float32s, Float64s, Int, Ints, entry_point
 from service.features.entry import Column
 from service.features.kernel import (
@@ -23,9 +24,8 @@ from service.features.kernel import (
     remembered,
 )
 from service.features.plan import END_FEATURE, RING_AT, SPEC_HASH, STATE_SIZE, Plan
-from service.features.state import REV, begin, read_base, write_base
+from service.features.state import BASE_HEADER, REV, begin, read_base, write_base
 
-NO_SEEDS = np.empty(0, np.uint8)
 LONG_AGO = -(1 << 62)  # a birth so early that no entity is unknown
 
 
@@ -43,6 +43,73 @@ class Folded:
     revs: NDArray[np.int64]
 
 
+class Fold:
+    """The engine over a table that comes in pieces: what a log has become by one is where the next continues.
+
+    Example:
+        >>> fold = Fold(plan)
+        >>> pieces = [fold.take(events[:1000]), fold.take(events[1000:])]  # as fold_events(plan, events), cut in two
+
+    It remembers the base of every log that it saw, some hundred bytes each (`service.features.state`).
+    """
+
+    def __init__(self, plan: Plan, *, born_at_ms: int | None = None) -> None:
+        """See `fold_events`."""
+        self._plan = plan
+        self._born_at_ms = born_at_ms
+        self._bases = [NO_BASES] * len(plan.entities)
+
+    def take(self, events: NDArray[np.int64], *, last: bool = False, partitions: int = 1, threads: int = 1) -> Folded:
+        """Compute every feature of every transaction among further events; see `fold_events`.
+
+        After the `last` there are no more, so that nothing has to be remembered.
+        """
+        plan = self._plan
+        folded = Folded(
+            np.full((len(events), len(plan.numeric)), np.nan, np.float32),
+            np.full((len(events), len(plan.entities)), -1, np.int64),
+        )
+        if len(events) == 0:
+            return folded
+        if self._born_at_ms is None:
+            self._born_at_ms = int(events[0, Column.TIME])
+        born_at, partitions = self._born_at_ms, max(partitions, threads)
+        with ThreadPoolExecutor(threads) as pool:
+            for k in range(len(plan.entities)):
+                self._take_entity(k, events, folded, pool, born_at=born_at, last=last, partitions=partitions)
+        first_own = int(plan.tables.entities[-1, END_FEATURE])
+        fold_transactions(events, first_own, plan.tables.features, folded.numeric)
+        return folded
+
+    def _take_entity(
+        self,
+        k: int,
+        events: NDArray[np.int64],
+        folded: Folded,
+        pool: ThreadPoolExecutor,
+        *,
+        born_at: int,
+        last: bool,
+        partitions: int,
+    ) -> None:
+        """Write the features of one entity kind, and remember what its logs have become."""
+        plan, before = self._plan, self._bases[k]
+        order, starts = logs(events, plan.key_columns[k])
+        keys = events[order[starts[:-1]], plan.key_columns[k]]
+        seed_starts, seed_ends = before.find(keys)
+        lengths = np.zeros(0 if last else len(keys), np.int64)
+        parts = [
+            pool.submit(
+                fold_columns, events, order, starts, first, end, k, born_at, before.content, seed_starts,
+                seed_ends, *plan.tables[:7], folded.numeric, folded.revs, lengths,
+            )
+            for first, end in _ranges(starts, partitions)
+        ]  # fmt: skip
+        contents = [part.result() for part in parts]
+        if not last:
+            self._bases[k] = before.updated(Bases.of(keys, lengths, contents))
+
+
 def fold_events(
     plan: Plan, events: NDArray[np.int64], *, born_at_ms: int | None = None, partitions: int = 1, threads: int = 1
 ) -> Folded:
@@ -55,37 +122,7 @@ def fold_events(
         partitions: how many parts the logs are cut into; the result does not depend on it.
         threads: how many parts are folded at once (the kernel releases the interpreter lock).
     """
-    folded = Folded(
-        np.full((len(events), len(plan.numeric)), np.nan, np.float32),
-        np.full((len(events), len(plan.entities)), -1, np.int64),
-    )
-    born_at = int(events[0, Column.TIME]) if born_at_ms is None and len(events) else (born_at_ms or 0)
-    with ThreadPoolExecutor(threads) as pool:
-        for k, key_column in enumerate(plan.key_columns):
-            order, starts = logs(events, key_column)
-            parts = [
-                pool.submit(
-                    fold_columns,
-                    events,
-                    order,
-                    starts,
-                    first,
-                    last,
-                    k,
-                    born_at,
-                    NO_SEEDS,
-                    np.zeros(len(starts), np.int64),
-                    *plan.tables[:7],
-                    folded.numeric,
-                    folded.revs,
-                )
-                for first, last in _ranges(starts, max(partitions, threads))
-            ]
-            for part in parts:
-                part.result()
-    first_own = int(plan.tables.entities[-1, END_FEATURE])
-    fold_transactions(events, first_own, plan.tables.features, folded.numeric)
-    return folded
+    return Fold(plan, born_at_ms=born_at_ms).take(events, last=True, partitions=partitions, threads=threads)
 
 
 def fold_logs(
@@ -111,7 +148,8 @@ def fold_logs(
     ends = np.cumsum([0, *map(len, seeds)])
     fold_columns(
         events, np.arange(len(events)), starts, 0, len(seeds), k, LONG_AGO,
-        np.frombuffer(b"".join(seeds), np.uint8), ends, *plan.tables[:7], numeric, revs,
+        np.frombuffer(b"".join(seeds), np.uint8), ends[:-1], ends[1:], *plan.tables[:7], numeric, revs,
+        np.empty(0, np.int64),
     )  # fmt: skip
     return Folded(numeric[:, own], revs[:, k : k + 1])
 
@@ -188,6 +226,7 @@ def fold_columns(
     born_at: Int,
     seeds: Bytes,
     seed_starts: Ints,
+    seed_ends: Ints,
     entities: Ints,
     windows: Ints,
     sets: Ints,
@@ -197,7 +236,8 @@ def fold_columns(
     defaults: Float64s,
     numeric: Float32s,
     revs: Ints,
-) -> None:
+    lengths: Ints,
+) -> Bytes:
     """Features of one entity kind over a table of events, for the logs first .. last.
 
     Args:
@@ -207,18 +247,25 @@ def fold_columns(
         first, last: the logs to fold, as positions in `starts`; they are independent, so threads can share the work.
         k: which entity.
         born_at: effective time of the first entry of all.
-        seeds: uint8, the bases that logs begin with, one after the other.
-        seed_starts: int64 (logs + 1), where each log's base begins in `seeds`; nothing where it begins empty.
+        seeds: uint8, the bases that logs begin with.
+        seed_starts: int64 (logs,), where each log's base begins in `seeds`.
+        seed_ends: int64 (logs,), where it ends: where it begins, if the log begins empty.
         entities, windows, sets, decays, registers, features, defaults: the plan's tables.
         numeric: float32 (rows, features), this entity's columns are written for transactions.
         revs: int64 (rows, entities), written: entries accepted before this one, -1 where it was a duplicate.
+        lengths: int64 (logs,), written: how long the base is that each log has come to. Empty if nobody wants these.
+
+    Returns:
+        These bases, one after the other.
     """
     entity = entities[k]
     state, added = np.empty(entity[STATE_SIZE], np.int64), np.empty(N_MEASURES, np.int64)
+    space = 10 * entity[STATE_SIZE] + BASE_HEADER
+    content, size = np.empty(space, np.uint8), 0
     for log in range(first, last):
         begin(state)
-        if seed_starts[log] < seed_starts[log + 1]:
-            read_base(seeds, seed_starts[log], seed_starts[log + 1], entity[RING_AT], state)
+        if seed_starts[log] < seed_ends[log]:
+            read_base(seeds, seed_starts[log], seed_ends[log], entity[RING_AT], state)
         for position in range(starts[log], starts[log + 1]):
             row = order[position]
             event = events[row]
@@ -243,6 +290,15 @@ def fold_columns(
                     numeric[row],
                 )
             apply(state, entity, windows, sets, decays, registers, event, added, as_of)
+        if lengths.shape[0] == 0:
+            continue
+        if size + space > content.shape[0]:
+            longer = np.empty(2 * (size + space), np.uint8)
+            longer[:size] = content[:size]
+            content = longer
+        lengths[log] = write_base(state, entity[RING_AT], entity[SPEC_HASH], content[size:])
+        size += lengths[log]
+    return content[:size]
 
 
 @entry_point

@@ -58,7 +58,7 @@ def examples(plan: Plan) -> Examples:
         event_time_ms=np.arange(ROWS),
         amount_minor=(10 ** draws.uniform(0, 5.5, ROWS)).astype(np.int64),
         card=np.zeros(ROWS, np.int64),
-        typology=np.full(ROWS, ""),
+        typology=np.zeros(ROWS, np.int32),
     )
 
 

@@ -79,7 +79,7 @@ def examples(days: int = 60, per_day: int = 80) -> Examples:
         event_time_ms=times,
         amount_minor=np.full(len(times), 1_000),
         card=np.arange(len(times)) % 97,
-        typology=np.full(len(times), ""),
+        typology=np.zeros(len(times), np.int32),
     )
 
 

@@ -33,7 +33,7 @@ def examples(first_ms: int, last_ms: int, per_day: int = 40, label_delay_days: i
         event_time_ms=times,
         amount_minor=np.full(len(times), 1_000),
         card=draws.integers(0, 30, len(times)),
-        typology=np.full(len(times), ""),
+        typology=np.zeros(len(times), np.int32),
     )
 
 

@@ -13,6 +13,8 @@ from service.errors import DataInvalid
 from training.__main__ import app
 from training.convert import convert
 from training.datasets import canonical, published, tabformer
+from training.datasets.formats import Format
+from training.stream import in_order
 
 SAMPLES = Path(__file__).parent / "samples"
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -101,3 +103,27 @@ def test_the_handbook_is_converted_without_a_guess_at_its_reports(tmp_path: Path
     read = canonical.load(out)
     assert read["transaction_id"].to_list() == ["h2", "h1"]
     assert "reported_at" not in read.columns
+
+
+def test_a_fit_reads_a_file_in_order_as_it_is_and_sorts_any_other(tmp_path: Path) -> None:
+    """So a fit needs no memory for the table, and its data no preparation."""
+    rows, path, said = transactions(100), tmp_path / "data.parquet", list[str]()
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    rows.sort("timestamp", maintain_order=True).write_parquet(path)
+    assert in_order(path, Format.CANONICAL, scratch, said.append) == path
+    assert (said, list(scratch.iterdir())) == ([], [])
+    rows.write_parquet(path)
+    ordered = in_order(path, Format.CANONICAL, scratch, said.append)
+    assert ordered.parent == scratch
+    assert pl.concat(canonical.pieces(ordered)).rows() == canonical.load(path).rows()
+    assert len(said) == 1
+
+
+def test_a_fit_refuses_an_id_that_is_used_twice(tmp_path: Path) -> None:
+    """Also in a file that it reads as it is."""
+    path = tmp_path / "data.parquet"
+    rows = transactions(10).sort("timestamp")
+    pl.concat([rows, rows.tail(1)]).write_parquet(path)
+    with pytest.raises(DataInvalid, match="transaction_id: one is used more than once"):
+        in_order(path, Format.CANONICAL, tmp_path, lambda _: None)

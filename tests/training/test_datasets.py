@@ -50,6 +50,43 @@ def test_a_canonical_file_is_read_back_as_it_was_written(tmp_path: Path) -> None
     assert read["merchant_country"].to_list() == ["DE", None]
 
 
+@pytest.mark.parametrize("rows", [1, 3, 100])
+def test_pieces_of_a_file_are_the_file(rows: int, tmp_path: Path) -> None:
+    """Of any size, one after the other, they are what is read at once."""
+    path = tmp_path / "data.parquet"
+    minutes = range(7)
+    times = pl.Series([NOON + timedelta(minutes=minute) for minute in minutes])
+    names = [f"t{minute}" for minute in minutes]
+    columns = {"timestamp": times, "transaction_id": names, "amount": list(minutes), "is_fraud": [True] * 7}
+    table().select("card_id", "merchant_id", "currency").head(1).join(pl.DataFrame(columns), how="cross").write_parquet(
+        path, row_group_size=2
+    )
+    read = list(canonical.pieces(path, rows=rows))
+    assert [len(piece) for piece in read] == [min(rows, 7 - start) for start in range(0, 7, rows)]
+    assert pl.concat(read).rows() == canonical.load(path).rows()
+    assert canonical.row_count(path) == 7
+
+
+def test_a_fault_in_a_later_piece_is_named_by_its_row_in_the_file(tmp_path: Path) -> None:
+    """Not by its place in the piece."""
+    path = tmp_path / "data.parquet"
+    table(currency=["EUR", "euros"]).write_parquet(path)
+    with pytest.raises(DataInvalid, match="column currency, row 1: expected an ISO 4217 currency"):
+        list(canonical.pieces(path, rows=1))
+
+
+def test_whether_a_file_is_in_order_is_read_from_its_times(tmp_path: Path) -> None:
+    """Equal times are in order; a file without times is refused as such."""
+    path = tmp_path / "data.parquet"
+    for second, in_order in ((NOON, True), (NOON + timedelta(minutes=1), True), (NOON - timedelta(minutes=1), False)):
+        table(timestamp=[NOON, second]).write_parquet(path)
+        assert canonical.is_in_order(path) == in_order
+    for faulty, fault in ((table().drop("timestamp"), "column timestamp is missing"), (table().clear(), "no rows")):
+        faulty.write_parquet(path)
+        with pytest.raises(DataInvalid, match=fault):
+            canonical.is_in_order(path)
+
+
 def test_rows_are_put_in_order_and_equal_times_keep_theirs() -> None:
     """Sorted by time; among equal times the file's order decides."""
     rows = table(transaction_id=["late", "first"], timestamp=[NOON, NOON - timedelta(hours=1)])

@@ -25,7 +25,8 @@ from training.config import (
     read_config,
 )
 from training.evaluate import evaluate
-from training.examples import declare_reports, replay_offline
+from training.example_files import write_examples
+from training.examples import declare_reports, replay_offline, replay_pieces
 from training.fit import fit
 from training.replay import ReplayFailed, replay
 from training.samplers import SMOTE_INEXACT
@@ -80,6 +81,16 @@ def test_the_same_data_and_seed_give_the_same_bytes(fitted: Fitted, tmp_path: Pa
     names = sorted(path.name for path in fitted.path.iterdir())
     assert names == sorted(path.name for path in again.iterdir())
     assert [name for name in names if (fitted.path / name).read_bytes() != (again / name).read_bytes()] == []
+
+
+def test_a_fit_that_reads_from_a_disk_gives_the_same_bytes(fitted: Fitted, tmp_path: Path) -> None:
+    """Features computed in pieces, epochs gathered from files, tables walked in blocks: every file of the bundle."""
+    (tmp_path / "examples").mkdir()
+    plan, currencies = fitted.config.read_plan(), fitted.config.read_currencies()
+    pieces = replay_pieces(fitted.frame.iter_slices(7_001), plan, currencies)
+    examples = write_examples(pieces, tmp_path / "examples")
+    path = fit(examples, fitted.config, tmp_path / "out", tick=lambda: None, **QUIET)  # type: ignore[arg-type] # as in run
+    assert [file.name for file in path.iterdir() if file.read_bytes() != (fitted.path / file.name).read_bytes()] == []
 
 
 def test_another_seed_gives_another_model(fitted: Fitted, tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def examples(seed: int = 7) -> Examples:
         event_time_ms=times,
         amount_minor=np.full(rows, 100),
         card=np.arange(rows),
-        typology=np.full(rows, ""),
+        typology=np.zeros(rows, np.int32),
     )
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from service.errors import DataInvalid
+from training import optimise
 from training.config import (
     AllRowsConfig,
     Device,
@@ -63,6 +64,17 @@ def test_the_same_seed_gives_the_same_weights_to_the_last_bit(sampler: SamplerCo
     first, again, other = (trained(sampler=sampler, seed=seed) for seed in (7, 7, 8))
     assert weights(first) == weights(again)
     assert weights(first) != weights(other)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS, ids=repr)
+@pytest.mark.parametrize("gathered", [1, 700])
+def test_how_many_rows_are_gathered_together_changes_nothing(
+    gathered: int, sampler: SamplerConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One batch at a time, some, or a whole epoch: the same batches, and so the same weights to the last bit."""
+    expected = weights(trained(sampler=sampler))
+    monkeypatch.setattr(optimise, "GATHERED_ROWS", gathered)
+    assert weights(trained(sampler=sampler)) == expected
 
 
 def test_keeping_every_legitimate_row_is_no_sampling() -> None:

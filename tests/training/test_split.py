@@ -26,7 +26,7 @@ def cut(*, report_delay_days: float = 1.0, config: SplitConfig = CONFIG) -> Spli
 def test_the_parts_follow_each_other_and_never_overlap() -> None:
     """Fit, tune, calibrate and test are in the order of time, and no row is in two of them."""
     split = cut()
-    parts = [split.fit.rows, split.tune.rows, split.calibrate.rows, split.test.rows]
+    parts = [part.positions for part in (split.fit, split.tune, split.calibrate, split.test)]
     assert all(before[-1] < after[0] for before, after in zip(parts[:-1], parts[1:], strict=True))
     assert [len(rows) / ROWS_PER_DAY for rows in parts[1:]] == [7, 7, 7]
 
@@ -35,13 +35,13 @@ def test_a_label_delay_lies_before_tuning_and_before_testing() -> None:
     """A week is left out after the fit rows and another after the calibration rows."""
     split = cut()
     for before, after in ((split.fit, split.tune), (split.calibrate, split.test)):
-        gap_ms = TIMES[after.rows[0]] - TIMES[before.rows[-1]]
+        gap_ms = TIMES[after.rows][0] - TIMES[before.rows][-1]
         assert gap_ms == 7 * DAY_MS + DAY_MS // ROWS_PER_DAY
 
 
 def test_the_first_rows_give_history_only() -> None:
     """No part begins before the warm-up is over."""
-    assert TIMES[cut().fit.rows[0]] == START_MS + 30 * DAY_MS
+    assert TIMES[cut().fit.rows][0] == START_MS + 30 * DAY_MS
 
 
 def test_a_fraud_reported_after_the_model_was_made_is_legitimate_to_it() -> None:
@@ -58,8 +58,8 @@ def test_a_fraud_that_was_never_reported_is_known_to_nobody() -> None:
     """A negative time of report means never."""
     reported = np.where(np.arange(len(TIMES)) % 20 == 0, -1, TIMES)
     split = split_by_time(TIMES, LABELS, reported, CONFIG)
-    assert not split.fit.labels[split.fit.rows % 20 == 0].any()
-    assert split.fit.labels[split.fit.rows % 20 == 10].all()
+    assert not split.fit.labels[split.fit.positions % 20 == 0].any()
+    assert split.fit.labels[split.fit.positions % 20 == 10].all()
 
 
 def test_rows_from_until_on_are_ignored() -> None:
@@ -67,8 +67,8 @@ def test_rows_from_until_on_are_ignored() -> None:
     until_ms = START_MS + 80 * DAY_MS
     until = datetime.fromtimestamp(until_ms / 1000, tz=UTC)
     split = cut(config=CONFIG.model_copy(update={"until": until}))
-    assert TIMES[split.test.rows[-1]] < until_ms
-    assert TIMES[split.test.rows[-1]] >= until_ms - DAY_MS // ROWS_PER_DAY
+    assert TIMES[split.test.rows][-1] < until_ms
+    assert TIMES[split.test.rows][-1] >= until_ms - DAY_MS // ROWS_PER_DAY
 
 
 @pytest.mark.parametrize(

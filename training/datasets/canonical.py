@@ -1,6 +1,6 @@
 """The canonical data set: one row per transaction, the request's fields as columns, and what became of it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -11,6 +11,7 @@ from service.errors import DataInvalid
 from service.vocabulary import COUNTRIES, CURRENCIES, Channel, CheckResult, EntryMode, FollowKind, ThreeDS
 
 MAX_AMOUNT_MINOR = 10**12
+PIECE_ROWS = 500_000  # some 250 MB as text, and twice that as features and what they are made of
 
 Acceptable: TypeAlias = Callable[[pl.Expr], pl.Expr]
 
@@ -46,6 +47,44 @@ def load(path: Path) -> pl.DataFrame:
     except (OSError, pl.exceptions.PolarsError) as error:
         raise DataInvalid(f"{path}: {error}") from error
     return canonical(table, source=str(path))
+
+
+def pieces(path: Path, *, rows: int = PIECE_ROWS) -> Iterator[pl.DataFrame]:
+    """Read a canonical Parquet file in pieces, each checked, in the order of the file.
+
+    Raises:
+        DataInvalid: the file cannot be read, or names the first column and row that break the format.
+    """
+    for start in range(0, max(row_count(path), 1), rows):
+        piece = _collected(pl.scan_parquet(path).slice(start, rows), path)
+        yield checked(piece, source=str(path), rows=pl.int_range(start, start + len(piece), eager=True))
+
+
+def row_count(path: Path) -> int:
+    """How many rows a Parquet file has.
+
+    Raises:
+        DataInvalid: it is not one.
+    """
+    return int(_collected(pl.scan_parquet(path).select(pl.len()), path).item())
+
+
+def is_in_order(path: Path) -> bool:
+    """Whether the rows of a canonical Parquet file stand in the order of time. Its times are in memory for a moment.
+
+    Raises:
+        DataInvalid: the file cannot be read, or its columns are not those of the format.
+    """
+    table = pl.scan_parquet(path)
+    checked(_collected(table.head(1), path), source=str(path))
+    return _collected(table.select("timestamp"), path).to_series().is_sorted()
+
+
+def _collected(table: pl.LazyFrame, path: Path) -> pl.DataFrame:
+    try:
+        return table.collect()
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise DataInvalid(f"{path}: {error}") from error
 
 
 def canonical(table: pl.DataFrame, *, source: str) -> pl.DataFrame:
