@@ -33,6 +33,7 @@ from service.reporter import Reporter
 from service.scorer import Scorer, ScoreRequest
 from service.security import ApiKeys
 from service.settings import MEMORY, Settings
+from service.stores import resp
 from service.stores.base import Store
 from service.stores.fallback import FallbackStore
 from service.stores.memory import MemoryStore
@@ -246,6 +247,7 @@ def _warm_up(bundle: Bundle, model: OnnxModel, thresholds: ThresholdStore) -> No
         await scorer.close()
 
     asyncio.run(score())
+    resp.warm_up()
 
 
 def _warm_up_request(index: int, card: str, currency: str) -> ScoreRequest:

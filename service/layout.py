@@ -55,25 +55,21 @@ class Logs:
         layout: whose logs.
         keys: n · entities; None where the transaction does not name the entity.
         values: by key, the log; empty where there is no key, none where the store did not answer.
-        births_ms: int64, by key, effective time of the first entry ever accepted where the log is kept.
+        births_ms: by key, effective time of the first entry ever accepted where the log is kept.
     """
 
     layout: Layout
     keys: Sequence[bytes | None]
     values: Joined
-    births_ms: NDArray[np.int64]
+    births_ms: Sequence[int]
 
     @classmethod
-    def arrange(
-        cls, layout: Layout, keys: Sequence[bytes | None], values: Joined, births_ms: NDArray[np.int64]
-    ) -> "Logs":
+    def arrange(cls, layout: Layout, keys: Sequence[bytes | None], values: Joined, births_ms: Sequence[int]) -> "Logs":
         """Put what came back for those keys that are not None in their places."""
         if len(births_ms) == len(keys):
             return cls(layout, keys, values, births_ms)
-        named = _are_named(keys)
-        births = np.zeros(len(keys), np.int64)
-        births[named] = births_ms
-        return cls(layout, keys, values.spread(named), births)
+        births = iter(births_ms)
+        return cls(layout, keys, values.spread(_are_named(keys)), [0 if key is None else next(births) for key in keys])
 
     def fold(self, rows: NDArray[np.int64]) -> Histories:
         """The transactions' features."""

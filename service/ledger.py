@@ -1,6 +1,7 @@
 """The ledger: enters transactions into the logs of every spec, and takes back what was counted twice."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,9 +39,11 @@ class Ledger:
         appends = [layout.appends(rows, named) for layout, named in zip(self._layouts, keys, strict=True)]
         visit = await self._store.visit(transaction_ids, Appends.together(appends), time_ms=int(rows[0, Column.TIME]))
         counts = [len(part.keys) for part in appends]
-        births_ms = np.split(visit.births_ms, np.cumsum(counts[:-1]))
-        parts = zip(self._layouts, keys, visit.logs.split(counts), births_ms, strict=True)
-        return visit.records, [Logs.arrange(*part) for part in parts]
+        births_ms = iter(visit.births_ms)
+        return visit.records, [
+            Logs.arrange(layout, named, logs, list(islice(births_ms, count)))
+            for layout, named, logs, count in zip(self._layouts, keys, visit.logs.split(counts), counts, strict=True)
+        ]
 
     def enter_later(self, tokens: Sequence[Tokens], rows: NDArray[np.int64]) -> None:
         """Leave it to the store when to add them (`Store.defer`)."""

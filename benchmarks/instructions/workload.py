@@ -22,7 +22,7 @@ from service.features.online import fold
 from service.features.plan import compile_plan
 from service.features.spec import parse_spec
 from service.scorer import ScoreRequest
-from service.stores.resp import count_replies, push_and_read, read_lists
+from service.stores.resp import push_and_read, read_lists, reply_ends
 
 SPEC = Path(__file__).resolve().parents[1] / "features" / "four_entities.yaml"
 TOGETHER = 32  # requests
@@ -64,7 +64,7 @@ def jobs() -> dict[str, Job]:
         f"encode, {TOGETHER} together": lambda: _drop(encode_all(plan, together.rows, wanted)),
         f"commands, {TOGETHER} together": lambda: _drop(push_and_read(keys, entries)),
         f"replies, {TOGETHER} together": lambda: _drop(
-            (count_replies(replies, 2 * len(logs)), read_lists(replies, len(logs)))
+            (reply_ends(replies, 2 * len(logs)), read_lists(replies, len(logs)))
         ),
         "decode, every usual field": lambda: _decode(full),
         "decode, required fields": lambda: _decode(least),

@@ -31,7 +31,7 @@ def encode_all(plan: Plan, rows: NDArray[np.int64], wanted: NDArray[np.bool_]) -
     out = np.empty(wanted.size * MAX_ENTRY, np.uint8)
     lengths = np.empty(wanted.size, np.int64)
     count, size = encode_entries(rows, wanted, plan.tables.entities, plan.tables.layout, out, lengths)
-    return Joined.written(out[:size], lengths[:count])
+    return Joined(out[:size], lengths[:count])
 
 
 def read_entries(plan: Plan, k: int, entries: bytes) -> NDArray[np.int64]:

@@ -14,18 +14,12 @@ class Joined(NamedTuple):
     """Strings in their order.
 
     Attributes:
-        buffer: uint8, all of them; not to be written, of which compiled code makes a type of its own.
+        buffer: uint8, all of them.
         lengths: int64 (n,), of each; `NO_STRING` where there is none.
     """
 
     buffer: Bytes
     lengths: Ints
-
-    @classmethod
-    def written(cls, buffer: Bytes, lengths: Ints) -> Self:
-        """What was just written to a buffer, and never is again."""
-        buffer.flags.writeable = False
-        return cls(buffer, lengths)
 
     @classmethod
     def of(cls, strings: Sequence[bytes | None]) -> Self:
@@ -36,8 +30,7 @@ class Joined(NamedTuple):
     @classmethod
     def together(cls, parts: "Sequence[Joined]") -> Self:
         """The strings of several, one after the other."""
-        buffer = np.concatenate([part.buffer for part in parts])
-        return cls.written(buffer, np.concatenate([part.lengths for part in parts]))
+        return cls(np.concatenate([part.buffer for part in parts]), np.concatenate([part.lengths for part in parts]))
 
     def split(self, counts: Sequence[int]) -> "Iterator[Joined]":
         """The first so many strings, the next so many, and so on."""
@@ -72,4 +65,8 @@ class Joined(NamedTuple):
 
     def strings(self) -> list[bytes | None]:
         """All of them, as they are elsewhere."""
-        return self.at(range(len(self.lengths)))
+        content, end, strings = self.buffer.tobytes(), 0, list[bytes | None]()
+        for length in self.lengths.tolist():
+            start, end = end, end + max(length, 0)
+            strings.append(None if length == NO_STRING else content[start:end])
+        return strings

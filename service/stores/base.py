@@ -56,7 +56,7 @@ class Appends(NamedTuple):
 
     def each(self) -> list[Append]:
         """All of them, one by one."""
-        return self.at(range(len(self.keys)))
+        return [Append(key, entry or b"") for key, entry in zip(self.keys, self.entries.strings(), strict=True)]
 
 
 class Unanswered(Enum):
@@ -122,12 +122,12 @@ class Visit(NamedTuple):
 
     Attributes:
         logs: by append, the whole log behind it; none: no answer in time, and whether it was appended is not known.
-        births_ms: int64, by append, the effective time of the first entry ever accepted where its log is kept.
+        births_ms: by append, the effective time of the first entry ever accepted where its log is kept.
         records: by transaction id, the decision held under it.
     """
 
     logs: Joined
-    births_ms: NDArray[np.int64]
+    births_ms: Sequence[int]
     records: list[DecisionRecord | Unanswered | None]
 
 

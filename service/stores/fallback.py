@@ -54,8 +54,9 @@ class FallbackStore:
     async def visit(self, transaction_ids: Sequence[str], appends: Appends, *, time_ms: int) -> Visit:
         """See `Remote`; decisions kept here are found too, and entries that were not acknowledged appended later."""
         found = await self._remote.visit(transaction_ids, appends, time_ms=time_ms)
-        unanswered = (found.logs.lengths == NO_STRING).nonzero()[0].tolist()
-        self.defer(appends.at(unanswered))
+        lengths = found.logs.lengths.tolist()
+        if NO_STRING in lengths:
+            self.defer(appends.at([place for place, length in enumerate(lengths) if length == NO_STRING]))
         if not self._decisions:
             return found
         pairs = zip(transaction_ids, found.records, strict=True)

@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
-from typing import Any, Generic, Protocol, TypeAlias, TypeVar, Union
+from typing import Any, Protocol, TypeAlias, Union
 
 import hiredis
 import redis
@@ -19,7 +19,7 @@ from redis.exceptions import AuthenticationError, AuthorizationError, RedisError
 
 from service.background import run_behind
 from service.errors import SettingsInvalid, StoreUnavailable, StoreUnreachable
-from service.stores.resp import count_replies
+from service.stores.resp import reply_ends
 
 CONNECT_TIMEOUT_S = 1.0  # with the longest pause after it, a server that is back is found within 2 s
 FIRST_PAUSE_S = 0.05  # between attempts to connect; doubles
@@ -40,8 +40,7 @@ class Refusal:
 
 Reply: TypeAlias = Union[bytes, int, Refusal, list["Reply"], None]  # noqa: UP007 - a recursive alias needs it in 3.11
 Replies: TypeAlias = "asyncio.Future[list[Reply] | None]"
-Read = TypeVar("Read")
-RawReplies: TypeAlias = "asyncio.Future[bytes | None]"  # the same as the server wrote them
+RawReplies: TypeAlias = "asyncio.Future[bytes | list[Reply] | None]"  # as the server wrote them, or the same
 
 
 class LinkState(Enum):
@@ -135,11 +134,17 @@ class Link:
         Returns:
             What awaits the replies in order, or None.
         """
-        return self._send(commands, _Waiter(parse_replies, replies, len(commands)))
+        return self._send(commands, _Waiter(replies, len(commands)))
 
-    def send_raw(self, commands: bytes, replies: int) -> RawReplies:
-        """The same, for replies that are read elsewhere (see `parse_replies`)."""
-        return self._send(commands, _Waiter(bytes, replies, len(commands)))
+    def send_raw(self, commands: bytes, replies: int, *, many: bool) -> RawReplies:
+        """The same, for replies that may stay as the server wrote them.
+
+        Whether they do is for the whole connection, and changes here only, when no reply is under way: where they are
+        `many` to come they do, and else not. A few are read sooner by hiredis.
+        """
+        if self._wire is not None:
+            self._wire.count_only(many)
+        return self._send(commands, _Waiter(replies, len(commands), takes_written=True))
 
     async def open(self) -> None:
         """Connect for the first time.
@@ -150,15 +155,6 @@ class Link:
         """
         self._wire = await self._connect()
         self._was_up = True
-
-    def _send(self, commands: bytes, waiter: "_Waiter[Read]") -> "asyncio.Future[Read | None]":
-        wire = self._wire
-        if wire is None or wire.in_flight + len(commands) > MOST_IN_FLIGHT:
-            self.counts.unsent += 1
-            waiter.give_up()
-        else:
-            wire.send(commands, waiter)
-        return waiter.future
 
     def heal(self) -> None:
         """Connect in the background, trying until it succeeds."""
@@ -184,6 +180,15 @@ class Link:
         if self._wire is not None:
             await self._wire.close()
             self._wire = None
+
+    def _send(self, commands: bytes, waiter: "_Waiter") -> "asyncio.Future[Any]":
+        wire = self._wire
+        if wire is None or wire.in_flight + len(commands) > MOST_IN_FLIGHT:
+            self.counts.unsent += 1
+            waiter.answer(None)
+        else:
+            wire.send(commands, waiter)
+        return waiter.future
 
     async def _heal(self) -> None:
         pause_s = FIRST_PAUSE_S if self._was_up else 0.0
@@ -222,7 +227,7 @@ class Link:
         return wire
 
     async def _greet(self, wire: "_Wire", greeting: bytes) -> None:
-        waiter = _Waiter(parse_replies, 1, len(greeting))
+        waiter = _Waiter(1, len(greeting))
         wire.send(greeting, waiter)
         replies = await waiter.future
         if wire.ended:
@@ -243,35 +248,37 @@ class Link:
             self.heal()
 
 
-class _Waiter(Generic[Read]):
+class _Waiter:
     """Somebody who waits for some replies, or did: the place in the row stays theirs.
 
     Attributes:
-        future: awaits them.
+        future: awaits them: parsed, or as they were written.
         left: how many are still to come.
         size: bytes of what was asked.
+        received: replies, or bytes of them, never both.
     """
 
-    __slots__ = ("_read", "_received", "future", "left", "size")
+    __slots__ = ("_takes_written", "future", "left", "received", "size")
 
-    def __init__(self, read: Callable[[bytes], Read], replies: int, size: int) -> None:
-        self.future: asyncio.Future[Read | None] = asyncio.get_running_loop().create_future()
+    def __init__(self, replies: int, size: int, *, takes_written: bool = False) -> None:
+        self.future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self.left = replies
         self.size = size
-        self._read = read
-        self._received: list[bytes] = []
+        self.received: list[Any] = []
+        self._takes_written = takes_written
 
-    def take(self, replies: bytes, count: int) -> None:
+    def take_written(self, replies: bytes, count: int) -> None:
         """Some of them came, or all."""
-        self._received.append(replies)
+        self.received.append(replies)
         self.left -= count
-        if not self.left and not self.future.done():  # it is where its owner was cancelled, or the time was up
-            self.future.set_result(self._read(b"".join(self._received)))
+        if not self.left:
+            written = b"".join(self.received)
+            self.answer(written if self._takes_written else parse_replies(written))
 
-    def give_up(self) -> None:
-        """There will be no answer."""
-        if not self.future.done():
-            self.future.set_result(None)
+    def answer(self, replies: list[Reply] | bytes | None) -> None:
+        """That is all; None: and there will be no answer."""
+        if not self.future.done():  # it is where its owner was cancelled, or the time was up
+            self.future.set_result(replies)
 
 
 class _Wire(asyncio.Protocol):
@@ -302,18 +309,25 @@ class _Wire(asyncio.Protocol):
         self.timeout_s = timeout_s
         self._on_missed, self._on_lost = on_missed, on_lost
         self._outgoing: list[bytes] = []
-        self._unsent: list[_Waiter[Any]] = []  # of whatever they read
-        self._waiters: deque[_Waiter[Any]] = deque()
-        self._held = bytearray()  # received, but not whole yet
+        self._unsent: list[_Waiter] = []  # of whatever they read
+        self._waiters: deque[_Waiter] = deque()
+        self._reader = hiredis.Reader(replyError=Refusal)  # type: ignore[arg-type]  # any callable does
+        self._counts_only = False
+        self._held = b""  # of replies that are only counted, what is not there whole
         self._misses = 0
         self.ended = False
         self._gone = asyncio.Event()  # the transport has closed
         self._transport.set_protocol(self)
 
-    def send(self, commands: bytes, waiter: "_Waiter[Read]") -> None:
+    def count_only(self, counts: bool) -> None:  # noqa: FBT001 - one of two ways
+        """Whether replies are only counted from now on, or read; ignored while some are under way."""
+        if len(self._unsent) == len(self._waiters):
+            self._counts_only = counts
+
+    def send(self, commands: bytes, waiter: "_Waiter") -> None:
         """See `Link.send`."""
         if self.ended:
-            waiter.give_up()
+            waiter.answer(None)
             return
         if not self._outgoing:
             self._loop.call_soon(self._flush)
@@ -324,21 +338,45 @@ class _Wire(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Hand replies to those who wait for them."""
-        self._held += data
         try:
-            while self._held:
-                waiter = self._waiters[0]
-                count, end = count_replies(self._held, waiter.left)
-                if not count:
-                    break
-                replies = bytes(memoryview(self._held)[:end])
-                del self._held[:end]
-                waiter.take(replies, count)
-                if not waiter.left:
-                    self._waiters.popleft()
-                    self.in_flight -= waiter.size
-        except (ValueError, IndexError) as error:
+            if self._counts_only:
+                self._count(data)
+            else:
+                self._read(data)
+        except (ValueError, IndexError, hiredis.ProtocolError) as error:
             self.drop(f"the server does not speak our protocol: {error}")
+
+    def _read(self, data: bytes) -> None:
+        self._reader.feed(data)
+        next_reply, waiters = self._reader.gets, self._waiters
+        while (reply := next_reply()) is not False:  # which stands for an incomplete one
+            waiter = waiters[0]
+            waiter.received.append(reply)
+            waiter.left -= 1
+            if not waiter.left:
+                self._answered(waiter)
+                waiter.answer(waiter.received)
+
+    def _count(self, data: bytes) -> None:
+        """Only find out where replies end; whoever waits reads them, or has them read."""
+        received = self._held + data
+        ends = reply_ends(received, sum(waiter.left for waiter in self._waiters))
+        first = start = 0
+        while first < len(ends):
+            waiter = self._waiters[0]
+            last = min(first + waiter.left, len(ends))
+            end = ends[last - 1]
+            waiter.take_written(received[start:end], last - first)
+            if not waiter.left:
+                self._answered(waiter)
+            first, start = last, end
+        self._held = received[start:]
+        if self._held and not self._waiters:
+            raise ValueError("more replies than commands")
+
+    def _answered(self, waiter: _Waiter) -> None:
+        self._waiters.popleft()
+        self.in_flight -= waiter.size
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Nothing more will come."""
@@ -368,20 +406,20 @@ class _Wire(asyncio.Protocol):
         sent, self._unsent = self._unsent, []
         self._loop.call_later(self.timeout_s, self._expire, sent)
 
-    def _expire(self, sent: list[_Waiter[Any]]) -> None:
+    def _expire(self, sent: list[_Waiter]) -> None:
         if any(waiter.left for waiter in sent):
             self._loop.call_later(GRACE_S, self._judge, sent)
         else:
             self._misses = 0
 
-    def _judge(self, sent: list[_Waiter[Any]]) -> None:
+    def _judge(self, sent: list[_Waiter]) -> None:
         late = [waiter for waiter in sent if waiter.left]
         if not late or self.ended:
             self._misses = 0
             return
         self._on_missed(self, len(late))
         for waiter in late:
-            waiter.give_up()
+            waiter.answer(None)
         self._misses += 1
         if self._misses == MISSES:
             self.drop(f"{MISSES} times in a row no answer within {self.timeout_s * 1000:.0f} ms")
@@ -391,8 +429,8 @@ class _Wire(asyncio.Protocol):
             return
         self.ended = True
         for waiter in self._waiters:
-            waiter.give_up()
-        for forgotten in (self._outgoing, self._unsent, self._waiters, self._held):
+            waiter.answer(None)
+        for forgotten in (self._outgoing, self._unsent, self._waiters):
             forgotten.clear()
         self._opened._close()  # noqa: SLF001 - else redis-py warns that nobody closed it
         self._on_lost(self, reason)

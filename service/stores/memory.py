@@ -4,8 +4,6 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Generic, TypeVar
 
-import numpy as np
-
 from service.features.compaction import Compaction, split_base
 from service.features.joined import Joined
 from service.stores.base import (
@@ -51,7 +49,7 @@ class MemoryStore:
         records: list[DecisionRecord | Unanswered | None] = [await self.find_record(name) for name in transaction_ids]
         return Visit(
             logs=Joined.of([self._append(append) for append in appends.each()]),
-            births_ms=np.full(len(appends.keys), self._born_at_ms),
+            births_ms=[self._born_at_ms] * len(appends.keys),
             records=records,
         )
 

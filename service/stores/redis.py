@@ -6,9 +6,7 @@ from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-import numpy as np
 import structlog
-from numpy.typing import NDArray
 
 from service.background import repeat, run_behind
 from service.errors import StoreUnavailable
@@ -51,11 +49,13 @@ from service.stores.watch import Watch
 DAY_S = 86_400
 LOOK_EVERY_S = 1.0  # for what was lost
 PAGE = 256  # entries of a stream read in one trip
+MANY = 24  # logs, from which on compiled code is worth its call
 
 _CHUNK_HEAD = struct.Struct("<qq")  # generation, first rev
 _GET = b"*2\r\n$3\r\nGET\r\n$%d\r\n%b\r\n"
 _RPUSH = b"*3\r\n$5\r\nRPUSH\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n"
 _LRANGE = b"*4\r\n$6\r\nLRANGE\r\n$%d\r\n%b\r\n$1\r\n0\r\n$2\r\n-1\r\n"
+_RPUSH_LRANGE = _RPUSH + _LRANGE
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
@@ -123,15 +123,18 @@ class RedisStore:
         birth_ms = self._latest_ms  # to claim if there is none: a late event says nothing about what was lost
         keys = [self._record_key(transaction_id.encode()) for transaction_id in transaction_ids]
         looking = self._router.send(keys, [_get(key) for key in keys], 1)
-        pushing = self._router.send_raw(appends.keys, partial(_push_and_read, appends), 2)
+        push_and_read = partial(_push_and_read, appends)
+        pushing = self._router.send_raw(appends.keys, push_and_read, 2, many=len(appends.keys) >= MANY)
         asking = [self._ask_birth(trip.node, birth_ms) for trip in pushing]
         # Now everything leaves, in one write. The births stand last: whatever is lost before the logs are read shows.
         records = await self._router.receive(looking, 1, len(keys), lambda place: _get(keys[place]))
         logs, lengths = await self._read_logs(pushing, appends)
-        births_ms = np.full(len(appends.keys), birth_ms)
+        births_ms = [birth_ms] * len(appends.keys)
         for trip, born in zip(pushing, asking, strict=True):
-            births_ms[trip.places] = _birth(trip.node, await born, birth_ms)
-        self._forget_later([appends.keys[place] for place in (lengths == 1).nonzero()[0].tolist()])
+            born_ms = _birth(trip.node, await born, birth_ms)
+            for place in trip.places:
+                births_ms[place] = born_ms
+        self._forget_later([key for key, length in zip(appends.keys, lengths, strict=True) if length == 1])
         return Visit(logs, births_ms, list(map(_decoded, records)))
 
     async def append(self, appends: Sequence[Append]) -> list[bool]:
@@ -322,27 +325,26 @@ class RedisStore:
             if len(page) < PAGE:
                 return
 
-    async def _read_logs(self, pushing: Sequence[RawTrip], appends: Appends) -> tuple[Joined, NDArray[np.int64]]:
+    async def _read_logs(self, pushing: Sequence[RawTrip], appends: Appends) -> tuple[Joined, Sequence[int]]:
         """The logs behind entries that are on their way, and by entry how long its log was then; 0 where unknown."""
         count = len(appends.keys)
         if len(pushing) == 1:  # one server, which refuses nothing: so it is nearly always
-            written = await pushing[0].replies
-            read = None if written is None else read_lists(written, count)
+            given = await pushing[0].replies
+            read = read_lists(given, count) if isinstance(given, bytes) else None
             if read is not None:
                 return read
-        each = appends.each()
         replies = await self._router.receive(
             [trip.parsed() for trip in pushing],
             2,
             2 * count,
-            lambda place: (_read_log if place % 2 else _push)(each[place // 2]),
+            lambda place: (_read_log if place % 2 else _push)(*appends.at([place // 2])),
         )
         lengths = [length if isinstance(length, int) else 0 for length in replies[::2]]
         logs = [
             _joined(log) if length and isinstance(log, list) else None
             for length, log in zip(lengths, replies[1::2], strict=True)
         ]
-        return Joined.of(logs), np.array(lengths, np.int64)
+        return Joined.of(logs), lengths
 
     def _ask_birth(self, node: Node, time_ms: int) -> Replies:
         claimed_ms = time_ms if node.inherited_ms is None else node.inherited_ms
@@ -403,9 +405,10 @@ def _get(key: bytes) -> bytes:
 
 def _push_and_read(appends: Appends, places: Sequence[int]) -> bytes:
     """The commands that append at some places, and read the logs."""
-    if len(places) < len(appends.keys):
-        appends = Appends.of(appends.at(places))
-    return push_and_read(Joined.of(appends.keys), appends.entries)
+    if len(places) == len(appends.keys) >= MANY:
+        return push_and_read(Joined.of(appends.keys), appends.entries)
+    chosen = appends.each() if len(places) == len(appends.keys) else appends.at(places)
+    return b"".join([_RPUSH_LRANGE % (len(key), key, len(entry), entry, len(key), key) for key, entry in chosen])
 
 
 def _push(append: Append) -> bytes:

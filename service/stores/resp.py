@@ -19,6 +19,15 @@ _CR, _MINUS, _ZERO = (int(mark) for mark in b"\r-0")
 _BROKEN = -1  # instead of an offset
 
 
+def warm_up() -> None:
+    """Have everything compiled, or loaded: it takes seconds once, and nobody shall wait for it."""
+    keys, entries = Joined.of([b"key"]), Joined(np.zeros(1, np.uint8), np.ones(1, np.int64))
+    push_and_read(keys, entries)
+    replies = b":1\r\n*1\r\n$1\r\n.\r\n"
+    reply_ends(replies, 2)
+    read_lists(replies, 1)
+
+
 def push_and_read(keys: Joined, entries: Joined) -> bytes:
     """For each key in order: RPUSH of its entry, and LRANGE of the whole list."""
     assert len(keys.lengths) == len(entries.lengths), (len(keys.lengths), len(entries.lengths))
@@ -28,7 +37,7 @@ def push_and_read(keys: Joined, entries: Joined) -> bytes:
     return out[:end].tobytes()
 
 
-def read_lists(replies: bytes, count: int) -> tuple[Joined, Ints] | None:
+def read_lists(replies: bytes, count: int) -> tuple[Joined, list[int]] | None:
     """What came back for `push_and_read`.
 
     Args:
@@ -36,32 +45,30 @@ def read_lists(replies: bytes, count: int) -> tuple[Joined, Ints] | None:
         count: of keys.
 
     Returns:
-        The elements of each list, joined; and int64 (count,), how many each list had after the push. None where a reply
-        is none that was asked for, such as an error.
+        The elements of each list, joined; and how many each list had after the push. None where a reply is none that
+        was asked for, such as an error.
     """
     buffer = np.empty(len(replies), np.uint8)
     lengths, elements = np.empty(count, np.int64), np.empty(count, np.int64)
     size = gather_lists(np.frombuffer(replies, np.uint8), buffer, lengths, elements)
-    return None if size == _BROKEN else (Joined.written(buffer[:size], lengths), elements)
+    if size == _BROKEN:
+        return None
+    buffer.flags.writeable = False  # the type that the kernel is compiled for, which mostly reads what Python joined
+    return Joined(buffer[:size], lengths), elements.tolist()
 
 
-def count_replies(received: bytes | bytearray, most: int) -> tuple[int, int]:
-    """How many whole replies stand at the beginning of what was received.
-
-    Args:
-        received: so far.
-        most: replies to look for.
-
-    Returns:
-        How many there are, and where the last of them ends.
+def reply_ends(received: bytes, most: int) -> list[int]:
+    """Where each whole reply ends at the beginning of what was received so far; of `most` at most.
 
     Raises:
         ValueError: these bytes are no replies.
     """
-    found, end = skip_replies(np.frombuffer(received, np.uint8), most)
+    ends = np.empty(most, np.int64)
+    found = find_replies(np.frombuffer(received, np.uint8), ends)
     if found == _BROKEN:
         raise ValueError("a reply begins with no mark of one, or is nested too deep")
-    return found, end
+    whole: list[int] = ends[:found].tolist()
+    return whole
 
 
 # ---------------------------------------------------------------- compiled
@@ -137,15 +144,15 @@ def _read_line(received: Bytes, at: Int) -> tuple[Int, Int]:
 
 
 @entry_point
-def skip_replies(received: Bytes, most: Int) -> tuple[Int, Int]:
-    """Whole replies at the beginning, at most so many: (how many, where the last ends); (-1, 0) where it is none."""
-    found = end = at = int64(0)
+def find_replies(received: Bytes, ends: Ints) -> Int:
+    """Where whole replies end, as many as `ends` (int64, written) has room for. Returns how many; -1 if it is none."""
+    found = at = int64(0)
     left = np.empty(NESTED_TOO_DEEP, np.int64)  # elements that are still to come, by depth
     depth = 0
-    while found < most and at < received.shape[0]:
+    while found < ends.shape[0] and at < received.shape[0]:
         mark = received[unsigned(at)]
         if mark not in (_ERROR, _INTEGER, _STATUS, _BULK, _ARRAY):
-            return int64(-1), int64(0)
+            return int64(-1)
         number, at = _read_line(received, at)
         if at < 0:
             break
@@ -155,7 +162,7 @@ def skip_replies(received: Bytes, most: Int) -> tuple[Int, Int]:
                 break
         if mark == _ARRAY and number > 0:
             if depth == NESTED_TOO_DEEP:
-                return int64(-1), int64(0)
+                return int64(-1)
             left[depth] = number
             depth += 1
             continue
@@ -165,8 +172,9 @@ def skip_replies(received: Bytes, most: Int) -> tuple[Int, Int]:
                 break
             depth -= 1
         if depth == 0:
-            found, end = found + 1, at
-    return found, end
+            ends[found] = at
+            found += 1
+    return found
 
 
 @entry_point

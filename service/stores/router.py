@@ -24,7 +24,7 @@ class Trip(NamedTuple):
 
 
 class RawTrip(NamedTuple):
-    """The same, where the replies are read elsewhere."""
+    """The same, where the replies may be read elsewhere."""
 
     node: Node
     places: Sequence[int]
@@ -74,11 +74,11 @@ class Router:
         ]
 
     def send_raw(
-        self, keys: Sequence[bytes], commands_of: Callable[[Sequence[int]], bytes], each: int
+        self, keys: Sequence[bytes], commands_of: Callable[[Sequence[int]], bytes], each: int, *, many: bool
     ) -> list[RawTrip]:
-        """The same with commands that are written for some places at once, and replies that are read elsewhere."""
+        """The same with commands that are written for some places at once, and replies that may be read elsewhere."""
         return [
-            RawTrip(node, places, node.link.send_raw(commands_of(places), each * len(places)))
+            RawTrip(node, places, node.link.send_raw(commands_of(places), each * len(places), many=many))
             for node, places in self.nodes.share(keys)
         ]
 
@@ -154,8 +154,8 @@ async def _reply(link: Link, *commands: bytes) -> Reply:
 
 async def _parsed(replies: RawReplies) -> list[Reply] | None:
     """Replies of hiredis' making; none where it cannot read them."""
-    written = await replies
+    given = await replies
     try:
-        return None if written is None else parse_replies(written)
+        return parse_replies(given) if isinstance(given, bytes) else given
     except ValueError:
         return None

@@ -112,7 +112,7 @@ def test_a_store_is_as_old_as_the_past_brought_into_it(url: str) -> None:
 
     async def births(store: RedisStore) -> set[int]:
         logs = [Append(b"log-%d" % number, b".") for number in range(50)]
-        return set((await store.visit([], Appends.of(logs), time_ms=900)).births_ms.tolist())
+        return set((await store.visit([], Appends.of(logs), time_ms=900)).births_ms)
 
     async def act() -> None:
         async with opened(url) as store:

@@ -34,7 +34,7 @@ async def visit(store: RedisStore, *keys: bytes, entry: bytes = b".", time_ms: i
 
 async def births(store: RedisStore, *keys: bytes, time_ms: int) -> list[int]:
     found = await store.visit([], Appends.of([Append(key, b".") for key in keys]), time_ms=time_ms)
-    return [int(birth) for birth in found.births_ms]
+    return list(found.births_ms)
 
 
 async def until_answered(store: RedisStore, key: bytes) -> bytes:

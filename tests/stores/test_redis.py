@@ -31,7 +31,7 @@ def server(redis_server: Server) -> Iterator[Server]:
 async def visit(store: RedisStore, key: bytes, entry: bytes, *, time_ms: int = 1) -> tuple[bytes | None, int]:
     """One entry: the log, and the birth."""
     found = await store.visit([], Appends.of([Append(key, entry)]), time_ms=time_ms)
-    return found.logs.strings()[0], int(found.births_ms[0])
+    return found.logs.strings()[0], found.births_ms[0]
 
 
 async def until_answered(store: RedisStore, key: bytes) -> bytes:
@@ -256,7 +256,7 @@ def test_a_full_server_takes_nothing_and_says_so(server: Server) -> None:
             await store.put_decisions([decision("one", b"kept")])
             server.ask("CONFIG", "SET", "maxmemory", "1")
             found = await store.visit(["one", "two"], Appends.of([Append(b"a", b"2"), Append(b"b", b"2")]), time_ms=9)
-            assert (found.logs.strings(), found.births_ms.tolist()) == ([None, None], [5, 5])
+            assert (found.logs.strings(), found.births_ms) == ([None, None], [5, 5])
             record, none = found.records
             assert isinstance(record, DecisionRecord)
             assert record.response.body == b"kept"
@@ -303,7 +303,7 @@ def test_lost_replies_leave_it_open_whether_it_was_done(server: Server) -> None:
         async with proxy(server.port) as between, opened(between.url, QUICK) as store:
             between.swallowing = True
             found = await store.visit(["one"], Appends.of([Append(b"a", b"1")]), time_ms=5)
-            assert (found.logs.strings(), found.births_ms.tolist(), found.records) == ([None], [5], [NO_ANSWER])
+            assert (found.logs.strings(), found.births_ms, found.records) == ([None], [5], [NO_ANSWER])
             assert await store.put_decisions([decision("one")]) == [None]
             between.swallowing = False
             between.cut()  # else the replies that come would not be those that are waited for

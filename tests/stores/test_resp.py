@@ -1,5 +1,7 @@
 """The protocol of Redis as compiled code reads and writes it, beside hiredis, which others wrote."""
 
+from itertools import accumulate
+
 import hiredis
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ from hypothesis import strategies as st
 
 from service.features.joined import Joined
 from service.stores.link import Refusal, Reply, parse_replies
-from service.stores.resp import count_replies, push_and_read, read_lists
+from service.stores.resp import push_and_read, read_lists, reply_ends
 
 strings = st.binary(max_size=40)
 leaves = st.one_of(st.none(), st.integers(-(2**63), 2**63 - 1), strings)
@@ -37,7 +39,7 @@ def test_whole_replies_are_found_wherever_they_are_cut(sent: list[Reply], data: 
     cut = data.draw(st.integers(0, sum(map(len, parts))))
     received = b"".join(parts)[:cut]
     whole = [part for index, part in enumerate(parts) if sum(map(len, parts[: index + 1])) <= cut]
-    assert count_replies(received, len(sent)) == (len(whole), sum(map(len, whole)))
+    assert reply_ends(received, len(sent)) == list(accumulate(map(len, whole)))
     assert parse_replies(received[: sum(map(len, whole))]) == sent[: len(whole)]
 
 
@@ -45,20 +47,21 @@ def test_whole_replies_are_found_wherever_they_are_cut(sent: list[Reply], data: 
 def test_no_more_replies_are_taken_than_were_asked_for(sent: list[Reply]) -> None:
     """What stands behind them is somebody else's."""
     parts = [written(reply) for reply in sent]
-    assert count_replies(b"".join(parts), len(sent) - 1) == (len(sent) - 1, sum(map(len, parts[:-1])))
+    assert reply_ends(b"".join(parts), len(sent) - 1) == list(accumulate(map(len, parts[:-1])))
 
 
 @pytest.mark.parametrize("received", [b"HTTP/1.1 400\r\n", b"%1\r\n+a\r\n+b\r\n", b"*1\r\n" * 9 + b":1\r\n"])
 def test_what_is_no_reply_is_refused(received: bytes) -> None:
     """Another protocol, its next version, and what no command of ours has for an answer."""
     with pytest.raises(ValueError, match="no mark"):
-        count_replies(received, 1)
+        reply_ends(received, 1)
 
 
 def test_statuses_and_errors_are_replies_too() -> None:
     """A line each."""
     received = b"+OK\r\n-MOVED 1 a:1\r\n$0\r\n\r\n*0\r\n*-1\r\n"
-    assert count_replies(received, 9) == (5, len(received))
+    assert len(reply_ends(received, 9)) == 5
+    assert reply_ends(received, 9)[-1] == len(received)
     assert parse_replies(received) == [b"OK", Refusal("MOVED 1 a:1"), b"", [], None]
 
 
@@ -81,7 +84,7 @@ def test_lists_come_back_joined(lists: list[tuple[int, list[bytes]]]) -> None:
     assert read is not None
     joined, lengths = read
     assert joined.strings() == [b"".join(elements) for _, elements in lists]
-    assert lengths.tolist() == [length for length, _ in lists]
+    assert lengths == [length for length, _ in lists]
 
 
 @pytest.mark.parametrize(
