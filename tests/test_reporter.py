@@ -13,7 +13,7 @@ from service.dossier import Dossier
 from service.features.entry import Column, Kind
 from service.layout import Layout
 from service.reporter import Reported, Reporter
-from service.stores.base import Append
+from service.stores.base import Appends
 from service.stores.memory import MemoryStore
 from tests.scoring import START_MS, Scoring, outcome, request, scoring
 from tests.test_dossier import WITHOUT_AMOUNT
@@ -43,7 +43,7 @@ class Watched(Layout):
         super().__init__(layout.plan)
         self.labels: list[tuple[int, int]] = []  # what each adds to the label, and its amount
 
-    def appends(self, rows: NDArray[np.int64], keys: Sequence[bytes | None]) -> list[Append]:
+    def appends(self, rows: NDArray[np.int64], keys: Sequence[bytes | None]) -> Appends:
         """The same as ever."""
         labels = rows[rows[:, Column.KIND] == Kind.FRAUD_LABEL]
         self.labels += [(int(row[Column.DELTA]), int(row[Column.AMOUNT])) for row in labels]

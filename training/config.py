@@ -117,6 +117,9 @@ class TeacherConfig(_Section):
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 0.07
     leaves: Annotated[int, Field(ge=2, le=1024)] = 8
     least_rows: Annotated[int, Field(ge=1)] = Field(20, description="In a leaf.")
+    least_weight: Annotated[float, Field(ge=0)] = Field(
+        0.001, description="Of a leaf: the sum of p (1 - p) of its rows."
+    )
     penalty: Annotated[float, Field(ge=0)] = Field(5.0, description="On the square of a leaf's value.")
     rows_shown: Annotated[float, Field(gt=0, le=1)] = Field(0.7, description="Share of the rows that a tree sees.")
     features_shown: Annotated[float, Field(gt=0, le=1)] = Field(0.4, description="Share of the features.")

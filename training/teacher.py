@@ -89,6 +89,7 @@ def learn(
         "learning_rate": config.learning_rate,
         "num_leaves": config.leaves,
         "min_data_in_leaf": config.least_rows,
+        "min_sum_hessian_in_leaf": config.least_weight,
         "lambda_l2": config.penalty,
         "feature_fraction": config.features_shown,
         "bagging_fraction": config.rows_shown,

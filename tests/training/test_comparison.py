@@ -45,7 +45,7 @@ NETWORK = NetworkWithLoss(
 )
 CONTENDERS: dict[str, Contender] = {
     "network": NETWORK,
-    "taught": replace(NETWORK, teacher=TeacherConfig(members=1, rounds=20, steps=8)),
+    "taught": replace(NETWORK, teacher=TeacherConfig(members=1, rounds=20, learning_rate=0.1, steps=8)),
     "lightgbm": BoostedTrees("lightgbm", 60, 1),
     "xgboost": BoostedTrees("xgboost", 60, 1),
     "catboost": BoostedTrees("catboost", 60, 1),

@@ -11,7 +11,7 @@ from training.optimise import Part, Trained, train
 from training.teacher import Teacher, learn
 
 NAN = float("nan")
-SMALL = TeacherConfig(members=2, rounds=60, leaves=6, steps=8)
+SMALL = TeacherConfig(members=2, rounds=60, learning_rate=0.1, leaves=6, steps=8)
 RULE = 220.0
 """Beyond it half of the transactions are fraud, up to it one in a thousand."""
 
