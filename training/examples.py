@@ -129,7 +129,7 @@ def replay_pieces(
     Beside a piece, the frauds that are not reported yet are in memory, and the bases of all logs.
 
     Args:
-        pieces: parts of a table, as for `replay_offline`, none empty, each later than the one before.
+        pieces: parts of a table, as for `replay_offline`, each later than the one before.
         plan: the compiled spec.
         currencies: rates to the base currency.
         threads: cores to use; the result does not depend on it.
@@ -145,7 +145,8 @@ def replay_pieces(
         reported_at_ms = _reported_at_ms(piece)
         reported = np.flatnonzero(reported_at_ms >= 0)
         reports = np.concatenate([waiting, _label_rows(piece, transactions, reported, reported_at_ms[reported])])
-        due = reports[:, Column.TIME] < transactions[-1, Column.TIME]  # at equal times the next piece may come first
+        reached = transactions[:, Column.TIME].max(initial=0)
+        due = reports[:, Column.TIME] < reached  # at equal times the next piece may come first
         events, waiting = np.concatenate([transactions, reports[due]]), reports[~due]
         order = np.argsort(events[:, Column.TIME], kind="stable")
         numeric = fold.take(events[order], threads=threads).numeric
