@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from service.features.entry import (
     AMOUNT_LIMIT,
     CHANNELS,
     CHECK_RESULTS,
+    COUNTRY_CODES,
     ENTRY_MODES,
     FIELD_COLUMNS,
     MISSING,
@@ -23,11 +23,10 @@ from service.features.entry import (
     Kind,
     category_code,
     coordinate,
-    country_code,
     entry_id,
+    or_missing,
     outcome_id,
     token_hash,
-    word_code,
 )
 from service.features.offline import Fold, categorical_codes
 from service.features.plan import Plan
@@ -207,9 +206,9 @@ def transaction_rows(frame: pl.DataFrame, currencies: CurrencyTable) -> NDArray[
     for name, column in KEYS.items():
         rows[:, column] = _by_value(frame, name, token_hash)
     for name, column in COUNTRIES.items():
-        rows[:, column] = _by_value(frame, name, country_code)
+        rows[:, column] = _by_value(frame, name, or_missing(COUNTRY_CODES, 0).__getitem__)
     for name, (column, codes) in CODES.items():
-        rows[:, column] = _by_value(frame, name, partial(word_code, codes))
+        rows[:, column] = _by_value(frame, name, or_missing(codes, -1).__getitem__)
     rows[:, Column.MCC] = _by_value(frame, "merchant_category_code", category_code)
     for name, column in (("latitude", Column.LATITUDE), ("longitude", Column.LONGITUDE)):
         rows[:, column] = _by_value(frame, name, coordinate)

@@ -108,14 +108,14 @@ THREE_DS = {word.value: code for code, word in enumerate(ThreeDS)}
 COUNTRY_CODES = {code: 1 + 26 * (ord(code[0]) - 65) + ord(code[1]) - 65 for code in COUNTRIES}  # 1..676, stable
 
 
-def _or_missing(codes: Mapping[str, int], missing: int) -> dict[str | None, int]:
+def or_missing(codes: Mapping[str, int], missing: int) -> dict[str | None, int]:
     """Codes of words that may be left out: one look instead of a call, in each of a dozen fields."""
     return dict([(None, missing), *codes.items()])
 
 
-_CHANNEL = _or_missing(CHANNELS, -1)
-_ENTRY_MODE, _CHECK_RESULT, _THREE_DS = (_or_missing(codes, -1) for codes in (ENTRY_MODES, CHECK_RESULTS, THREE_DS))
-_COUNTRY = _or_missing(COUNTRY_CODES, 0)
+_CHANNEL = or_missing(CHANNELS, -1)
+_ENTRY_MODE, _CHECK_RESULT, _THREE_DS = (or_missing(codes, -1) for codes in (ENTRY_MODES, CHECK_RESULTS, THREE_DS))
+_COUNTRY = or_missing(COUNTRY_CODES, 0)
 _ATTEMPT, _FOLLOW_UP = int(Kind.ATTEMPT), int(Kind.FOLLOW_UP)
 
 
@@ -243,19 +243,9 @@ def token_hash(token: str | None) -> int:
     return value if value & 0xFFFFFFFF else value | 1
 
 
-def word_code(codes: Mapping[str, int], word: str | None) -> int:
-    """The code of an enumerated word, -1 when missing."""
-    return -1 if word is None else codes[word]
-
-
 def category_code(code: str | None) -> int:
     """An ISO 18245 merchant category as a number, -1 when missing."""
     return -1 if code is None else int(code)
-
-
-def country_code(country: str | None) -> int:
-    """An ISO 3166 alpha-2 country as a number from 1 to 676, 0 when missing."""
-    return 0 if country is None else COUNTRY_CODES[country]
 
 
 def coordinate(degrees: float | None) -> int:

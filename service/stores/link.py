@@ -309,9 +309,9 @@ class _Wire(asyncio.Protocol):
         self.timeout_s = timeout_s
         self._on_missed, self._on_lost = on_missed, on_lost
         self._outgoing: list[bytes] = []
-        self._unsent: list[_Waiter] = []  # of whatever they read
+        self._unsent: list[_Waiter] = []
         self._waiters: deque[_Waiter] = deque()
-        self._reader = hiredis.Reader(replyError=Refusal)  # type: ignore[arg-type]  # any callable does
+        self._reader = _reader()
         self._counts_only = False
         self._held = b""  # of replies that are only counted, what is not there whole
         self._misses = 0
@@ -457,7 +457,7 @@ def parse_replies(replies: bytes) -> list[Reply]:
     Raises:
         ValueError: these bytes are no replies.
     """
-    reader = hiredis.Reader(replyError=Refusal)  # type: ignore[arg-type]  # any callable does
+    reader = _reader()
     reader.feed(replies)
     parsed: list[Reply] = []
     try:
@@ -466,6 +466,11 @@ def parse_replies(replies: bytes) -> list[Reply]:
     except hiredis.ProtocolError as error:
         raise ValueError(str(error)) from error
     return parsed
+
+
+def _reader() -> hiredis.Reader:
+    """Of replies, an error among them as a `Refusal`."""
+    return hiredis.Reader(replyError=Refusal)  # type: ignore[arg-type]  # any callable does
 
 
 def command(*parts: bytes | str | int) -> bytes:
