@@ -18,7 +18,7 @@ from service.settings import Settings
 from service.telemetry import Telemetry
 
 KEEP_ALIVE_SECONDS = 75  # longer than the idle time of common client pools, so that they close first
-DRAIN_SECONDS = 20  # for requests in flight; Kubernetes kills after 30
+DRAIN_SECONDS = 20  # for requests in flight; Kubernetes kills after 60, of which 5 are for its own pause
 # Between collections: what a request leaves is freed by counting references, hardly anything of it is a cycle. Python's
 # own 700 is reached every other request; looking through what is in flight takes 5 % of the time.
 YOUNG_OBJECTS = (50_000, 20, 20)

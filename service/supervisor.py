@@ -19,7 +19,7 @@ from service.errors import SettingsInvalid
 from service.settings import Settings
 from service.worker import READY, Order
 
-MOST_DRAIN_SECONDS = 24.0  # then a worker is killed: it lets requests finish for 20, and hands over to the store for 3
+MOST_DRAIN_SECONDS = 54.0  # then a worker is killed: 20 for requests, the rest to hand over; Kubernetes kills after 55
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 

@@ -11,18 +11,9 @@ import structlog
 from service.background import repeat, run_behind
 from service.errors import StoreUnavailable, StoreUnreachable
 from service.stores.keys import CLUSTER_PARTITIONS, SLOTS, born_key, slot_of
-from service.stores.link import (
-    CONNECT_TIMEOUT_S,
-    Link,
-    LinkCounts,
-    LinkState,
-    Refusal,
-    Reply,
-    command,
-    dialler,
-    server_name,
-)
+from service.stores.link import CONNECT_TIMEOUT_S, Link, LinkCounts, LinkState, dialler, server_name
 from service.stores.nodes import Node, inspect
+from service.stores.wire import Refusal, Reply, command
 
 REFRESH_S = 1.0  # one short question; a replica that took over is found soon after the cluster made it a master
 MOST_NODES = 1000  # what a cluster can have; redirections cannot make us connect to more

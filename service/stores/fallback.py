@@ -3,9 +3,10 @@
 import asyncio
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
+
+import structlog
 
 from service.background import run_behind
 from service.features.joined import NO_STRING
@@ -27,10 +28,13 @@ from service.stores.base import (
 )
 
 HAND_OVER_SECONDS = 0.1  # between attempts: a store that is back is noticed well within two seconds
-LAST_HAND_OVER_SECONDS = 3.0  # at the end, within the 30 s that a pod is given, 25 of which are for draining
+LAST_ATTEMPTS = 30  # at the end, in a row and in vain: 3 s for a store that is away, more on a starved machine
 HAND_OVER_AT_ONCE = 256  # appends or decisions of one attempt, so that live requests hardly wait behind them
+MORE_AT_ONCE = 16  # after an attempt of which something was taken; after one whose answers came too late, half as many
 MAX_DEFERRED_APPENDS = 100_000  # at 100 transactions a second four minutes of an outage
 MAX_KEPT_DECISIONS = 20_000  # with the appends 140 MB
+
+_log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 
 class FallbackStore:
@@ -49,6 +53,7 @@ class FallbackStore:
         self._since_ms = 0  # when the first of them could have been done
         self._decisions: OrderedDict[str, NewDecision] = OrderedDict()
         self._dropped = 0
+        self._at_once = HAND_OVER_AT_ONCE
         self._handing_over: asyncio.Task[None] | None = None
 
     async def visit(self, transaction_ids: Sequence[str], appends: Appends, *, time_ms: int) -> Visit:
@@ -125,19 +130,19 @@ class FallbackStore:
 
     def status(self) -> StoreStatus:
         """See `Remote`."""
-        waiting = len(self._appends) + len(self._decisions)
-        return replace(self._remote.status(), deferred=waiting, dropped=self._dropped)
+        return replace(self._remote.status(), deferred=self._waiting, dropped=self._dropped)
 
     async def close(self) -> None:
-        """See `Remote`; what still waits is handed over, as long as that gets on."""
+        """See `Remote`; what still waits is handed over first."""
         if self._handing_over is not None:
             self._handing_over.cancel()
             await asyncio.gather(self._handing_over, return_exceptions=True)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(LAST_HAND_OVER_SECONDS):
-                    while await self._hand_over_once():
-                        pass
+            await self._hand_over_the_rest()
         await self._remote.close()
+
+    @property
+    def _waiting(self) -> int:
+        return len(self._appends) + len(self._decisions)
 
     def _known(
         self, transaction_id: str, found: DecisionRecord | Unanswered | None
@@ -151,27 +156,53 @@ class FallbackStore:
             self._handing_over = run_behind(self._hand_over())
 
     async def _hand_over(self) -> None:
-        while self._appends or self._decisions:
+        while self._waiting:
             await asyncio.sleep(HAND_OVER_SECONDS)
-            while await self._hand_over_once():
+            while self._waiting and await self._hand_over_some():
                 pass
 
-    async def _hand_over_once(self) -> bool:
-        """Hand over the oldest of what waits. Returns whether that was taken and more is left."""
-        appends = list(islice(self._appends, HAND_OVER_AT_ONCE))
-        taken = await self._remote.append_missing(appends, since_ms=self._since_ms) if appends else []
+    async def _hand_over_the_rest(self) -> None:
+        """As long as the store takes some of it, however slowly: attempts decide, for a clock does not know why."""
+        in_vain = 0
+        while self._waiting and in_vain < LAST_ATTEMPTS:
+            if await self._hand_over_some():
+                in_vain = 0
+            else:
+                in_vain += 1
+                await asyncio.sleep(HAND_OVER_SECONDS)
+        if self._waiting:
+            _log.error("store_hand_over_given_up", appends=len(self._appends), decisions=len(self._decisions))
+
+    async def _hand_over_some(self) -> int:
+        """Hand over the oldest of what waits; decisions after all entries, so that their records can say so.
+
+        Returns how many were taken. What is too much to be answered in time would never be, however often it is tried.
+        """
+        timeouts = self._remote.status().timeouts
+        taken = await (self._hand_over_appends() if self._appends else self._hand_over_decisions())
+        if taken:
+            self._at_once = min(self._at_once + MORE_AT_ONCE, HAND_OVER_AT_ONCE)
+        elif self._remote.status().timeouts > timeouts:
+            self._at_once = max(self._at_once // 2, 1)
+        return taken
+
+    async def _hand_over_appends(self) -> int:
+        appends = list(islice(self._appends, self._at_once))
+        there = await self._remote.append_missing(appends, since_ms=self._since_ms)
         for _ in appends:  # only now: what is cancelled above is not lost, and what came meanwhile stands behind
             self._appends.popleft()
-        left = [append for append, done in zip(appends, taken, strict=True) if not done]
+        left = [append for append, done in zip(appends, there, strict=True) if not done]
         self._appends.extend(left)  # behind the others: one server that is away shall not keep them
-        if self._appends:  # decisions wait for all entries, so that their records can say so
-            return len(left) < len(appends)
-        decisions = [_appended(decision) for decision in islice(self._decisions.values(), HAND_OVER_AT_ONCE)]
-        standing = await self._remote.put_decisions(decisions) if decisions else []
+        return len(appends) - len(left)
+
+    async def _hand_over_decisions(self) -> int:
+        decisions = [_appended(decision) for decision in islice(self._decisions.values(), self._at_once)]
+        standing = await self._remote.put_decisions(decisions)
         for decision, record in zip(decisions, standing, strict=True):
-            if record is not None:
-                self._decisions.pop(decision.transaction_id, None)
-        return None not in standing and bool(self._decisions)
+            kept = self._decisions.pop(decision.transaction_id, None)
+            if record is None and kept is not None:
+                self._decisions[decision.transaction_id] = kept  # behind the others, for the same reason
+        return len(decisions) - standing.count(None)
 
 
 def _appended(decision: NewDecision) -> NewDecision:

@@ -7,7 +7,8 @@ import structlog
 
 from service.errors import StoreUnavailable, StoreUnreachable
 from service.stores.keys import ONE_SERVER_PARTITIONS, born_key
-from service.stores.link import Link, LinkCounts, Refusal, command, dialler, server_name
+from service.stores.link import Link, LinkCounts, dialler, server_name
+from service.stores.wire import Refusal, command
 
 OLDEST_VERSION = (7, 0)  # the first with SET … NX GET
 

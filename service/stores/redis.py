@@ -38,13 +38,14 @@ from service.stores.keys import (
     partition_of,
     record_key,
 )
-from service.stores.link import LinkState, Replies, Reply, command
+from service.stores.link import LinkState
 from service.stores.lookback import Lookback
 from service.stores.nodes import Node, Nodes, OneServer
 from service.stores.resp import push_and_read, read_lists
 from service.stores.router import RawTrip, Router, demanded
 from service.stores.scripts import Scripts, read_scripts
 from service.stores.watch import Watch
+from service.stores.wire import Replies, Reply, command
 
 DAY_S = 86_400
 LOOK_EVERY_S = 1.0  # for what was lost
@@ -146,20 +147,22 @@ class RedisStore:
 
     async def append_missing(self, appends: Sequence[Append], *, since_ms: int) -> list[bool]:
         """See `Remote`. An entry that is in no log was archived before it left: so the logs are read first."""
-        logs = await self._router.ask_all([key for key, _ in appends], [_range(key) for key, _ in appends])
-        there = [isinstance(log, list) and append.entry in log for append, log in zip(appends, logs, strict=True)]
+        keys = list(dict.fromkeys(append.key for append in appends))  # each log once: that of a merchant comes often
+        replies = await self._router.ask_all(keys, [_range(key) for key in keys])
+        logs = {key: log for key, log in zip(keys, replies, strict=True) if isinstance(log, list)}
+        there = [append.entry in logs.get(append.key, ()) for append in appends]
         doubtful = {append.key for append, known in zip(appends, there, strict=True) if not known}
         archive = await self._look_back(since_ms, {self._partition(key) for key in doubtful})
         missing = []
-        for place, (append, log) in enumerate(zip(appends, logs, strict=True)):
-            if there[place] or not isinstance(log, list) or self._partition(append.key) not in archive.read_to_its_end:
+        for place, append in enumerate(appends):
+            if there[place] or append.key not in logs or self._partition(append.key) not in archive.read_to_its_end:
                 continue
             there[place] = archive.holds(append)
             if not there[place]:
                 missing.append(place)
         for place, done in zip(missing, await self.append([appends[place] for place in missing]), strict=True):
             there[place] = done
-        self._forget_later([append.key for append, known in zip(appends, there, strict=True) if known])
+        self._forget_later(list({append.key for append, known in zip(appends, there, strict=True) if known}))
         return there
 
     async def replace(self, replacements: Sequence[Replacement]) -> list[bool]:

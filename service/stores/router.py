@@ -6,8 +6,9 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from service.errors import StoreUnavailable
-from service.stores.link import Link, RawReplies, Refusal, Reply, command, parse_replies
+from service.stores.link import Link
 from service.stores.nodes import Node, Nodes
+from service.stores.wire import RawReplies, Refusal, Reply, command, parse_replies
 
 DETOURS = 2  # a command may be told to go elsewhere, and to load its script there
 SILENCE = Refusal("NOANSWER the server did not answer in time")  # or nobody has the key

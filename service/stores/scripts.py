@@ -5,7 +5,7 @@ from hashlib import sha1
 from pathlib import Path
 from typing import NamedTuple
 
-from service.stores.link import command
+from service.stores.wire import command
 
 
 class Script:

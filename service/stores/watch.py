@@ -5,8 +5,9 @@ from collections.abc import Callable
 import structlog
 
 from service.stores.keys import archive_stream, decisions_stream, outcomes_stream
-from service.stores.link import Link, Reply, command
+from service.stores.link import Link
 from service.stores.nodes import Node, Nodes, fields_of
+from service.stores.wire import Reply, command
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 

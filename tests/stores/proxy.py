@@ -1,4 +1,4 @@
-"""A TCP proxy on loopback that fails on demand: it swallows replies, stalls, or cuts connections."""
+"""A TCP proxy on loopback that fails on demand: it swallows replies, stalls, crawls, or cuts connections."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -12,6 +12,7 @@ class Proxy:
         port: where clients connect.
         swallowing: replies vanish from now on.
         open: what requests and replies must wait for.
+        requests_per_s: how many bytes of them it passes on in a second; None: as many as come.
         connections: how many there were so far.
     """
 
@@ -20,6 +21,7 @@ class Proxy:
         self.swallowing = False
         self.open = asyncio.Event()
         self.open.set()
+        self.requests_per_s: int | None = None
         self.connections = 0
         self._upstream_port = upstream_port
         self._writers: set[asyncio.StreamWriter] = set()
@@ -55,6 +57,10 @@ class Proxy:
     async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, replies: bool) -> None:
         while data := await reader.read(65536):
             await self.open.wait()
+            if self.requests_per_s is not None and not replies:
+                await asyncio.sleep(len(data) / self.requests_per_s)
+                if reader.exception() is not None:
+                    return  # who was cut off meanwhile has sent nothing
             if not (replies and self.swallowing):
                 writer.write(data)
                 await writer.drain()

@@ -2,15 +2,19 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 
 import orjson
 import pytest
+from structlog.testing import capture_logs
 
 from service.app import epoch_ms
 from service.errors import StoreUnavailable
+from service.stores import fallback
+from service.stores.base import Append
 from service.stores.fallback import FallbackStore
+from service.stores.memory import MemoryStore
 from service.stores.redis import StoreLimits, open_redis_store
 from tests.scoring import START_MS, Scoring, outcome, request, scoring
 from tests.stores.proxy import Proxy, proxy
@@ -137,6 +141,75 @@ def test_what_waits_is_handed_over_at_an_orderly_end(server: Server, small_bundl
         assert store.status().deferred == 0
 
     asyncio.run(told())
+
+
+def test_a_store_that_takes_little_at_a_time_is_handed_everything(
+    server: Server, small_bundle: Path, tmp_path: Path
+) -> None:
+    """Less than it is first asked to take, and for longer than one that is away is waited for; each counts once."""
+
+    async def told() -> None:
+        async with proxy(server.port) as between:
+            remote = await open_redis_store(between.url, StoreLimits(timeout_ms=100))
+            store = FallbackStore(remote, now_ms=epoch_ms)
+            one = scoring(small_bundle, store, tmp_path)
+            await one.score(request("before"))
+            server.kill()
+            for index in range(200):
+                await one.score(request(f"during-{index}", seconds=1 + index / 10))
+            assert store.status().deferred == 400
+            between.requests_per_s = 100_000
+            server.start()
+            await one.scorer.close()
+            await store.close()
+            assert store.status().deferred == 0
+        fresh = FallbackStore(await open_redis_store(server.url, StoreLimits(timeout_ms=5000)), now_ms=epoch_ms)
+        other = scoring(small_bundle, fresh, tmp_path)
+        await other.score(request("after", seconds=30))
+        assert (await other.features("after"))["card_count_1h"] == 201
+        await other.scorer.close()
+        await fresh.close()
+
+    asyncio.run(told())
+
+
+class Reluctant(MemoryStore):
+    """Takes one of what it is given, once in twenty attempts."""
+
+    attempts = 0
+
+    async def append_missing(self, appends: Sequence[Append], *, since_ms: int) -> list[bool]:
+        """See `Remote`."""
+        self.attempts += 1
+        taken = [] if self.attempts % 20 else await super().append_missing(appends[:1], since_ms=since_ms)
+        return taken + [False] * (len(appends) - len(taken))
+
+
+def test_attempts_in_vain_count_only_in_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store that takes a little now and then is handed everything, after any number of them."""
+    monkeypatch.setattr(fallback, "HAND_OVER_SECONDS", 0.001)
+
+    async def told() -> None:
+        remote = Reluctant(max_entities=10, max_decisions=10)
+        store = FallbackStore(remote, now_ms=epoch_ms)
+        store.defer([Append(b"key", b"%d" % number) for number in range(3)])
+        await store.close()
+        assert (store.status().deferred, remote.attempts) == (0, 60)
+
+    asyncio.run(told())
+
+
+def test_a_store_that_is_away_at_the_end_is_not_waited_for_long(tell: Callable[..., None], server: Server) -> None:
+    """The process ends all the same, and says what is lost with it."""
+
+    async def story(one: Scoring, _store: FallbackStore, _: Proxy) -> None:
+        server.kill()
+        for index in range(3):
+            await one.score(request(f"lost-{index}"))
+
+    with capture_logs() as logged:
+        tell(story)
+    assert {"event": "store_hand_over_given_up", "log_level": "error", "appends": 3, "decisions": 3} in logged
 
 
 def test_what_was_done_but_not_acknowledged_is_not_done_twice(tell: Callable[..., None]) -> None:

@@ -13,7 +13,8 @@ import uvloop
 from structlog.testing import capture_logs
 
 from service.errors import SettingsInvalid, StoreUnavailable
-from service.stores.link import Link, LinkState, Refusal, command, dialler, server_name
+from service.stores.link import Link, LinkState, dialler, server_name
+from service.stores.wire import Refusal, command
 from tests.stores.proxy import proxy
 from tests.stores.servers import PATIENCE_S, Server, free_port, redis_binary, running
 

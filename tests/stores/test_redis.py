@@ -74,6 +74,21 @@ def test_a_new_log_expires_and_a_compacted_one_anew(server: Server) -> None:
     asyncio.run(act())
 
 
+def test_a_log_is_read_once_however_many_of_its_entries_are_looked_for(server: Server) -> None:
+    """A merchant's comes with every payment, and is long."""
+
+    async def act() -> None:
+        async with opened(server.url) as store:
+            await visit(store, b"merchant", b"0")
+            server.ask("CONFIG", "RESETSTAT")
+            wanted = [Append(b"merchant", b"%d" % number) for number in range(100)]
+            assert await store.append_missing(wanted, since_ms=0) == [True] * 100
+            assert server.information("commandstats", "cmdstat_lrange").startswith("calls=1,")
+            assert server.ask("LLEN", "merchant") == 100
+
+    asyncio.run(act())
+
+
 def test_what_a_base_stands_for_is_in_the_archive(server: Server) -> None:
     """Entries are archived under log, generation and rev before they are replaced, and once more if that is refused."""
 

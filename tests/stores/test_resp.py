@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.features.joined import Joined
-from service.stores.link import Refusal, Reply, parse_replies
 from service.stores.resp import push_and_read, read_lists, reply_ends
+from service.stores.wire import Refusal, Reply, parse_replies
 
 strings = st.binary(max_size=40)
 leaves = st.one_of(st.none(), st.integers(-(2**63), 2**63 - 1), strings)
