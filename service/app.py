@@ -21,7 +21,7 @@ from service.api.models import router as models_router
 from service.api.openapi import describe
 from service.api.outcomes import OutcomesEndpoint
 from service.api.problems import Problems
-from service.api.running import Running
+from service.api.running import AppState, Running
 from service.api.score import BatchEndpoint, ScoreEndpoint
 from service.api.thresholds import router as thresholds_router
 from service.batching import Batcher
@@ -121,6 +121,7 @@ def create_app(telemetry: Telemetry) -> FastAPI:
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
     )
+    app.state = AppState()
     app.state.touchstone = None
 
     def is_ready() -> bool:

@@ -12,7 +12,8 @@ from service.batching import Batcher
 from service.features.kernel import ABSENT, UNAVAILABLE
 from service.layout import Layout, Tokens
 from service.ledger import Ledger
-from service.stores.base import APPENDED_LATER, NOWHERE, DecisionRecord, NewDecision, Snapshot, Store
+from service.stores.base import APPENDED_LATER, NOWHERE, DecisionRecord, NewDecision, Store
+from service.stores.snapshot import Snapshot
 from service.telemetry import Telemetry
 
 WRITTEN_AT_ONCE = 16  # so little at a time: requests that can still be scored come first
@@ -123,11 +124,11 @@ def nothing_read(
     """
     plan = layout.plan
     named = [token is not None for token in layout.named(tokens)]
-    snapshot = Snapshot(
-        request,
-        np.full(len(plan.numeric), np.nan, np.float32),
-        row[list(plan.categorical_columns)],
-        np.array([UNAVAILABLE if there else ABSENT for there in named], np.int64),
+    [snapshot] = Snapshot.of_batch(
+        [request],
+        np.full((1, len(plan.numeric)), np.nan, np.float32),
+        row[np.newaxis, list(plan.categorical_columns)],
+        np.array([[UNAVAILABLE if there else ABSENT for there in named]], np.int64),
     )
     return tuple(APPENDED_LATER if there else NOWHERE for there in named), snapshot
 

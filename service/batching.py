@@ -64,7 +64,10 @@ class Batcher(Generic[Item, Result]):
         self._under_way: set[asyncio.Task[None]] = set()
 
     def submit(self, item: Item) -> "asyncio.Future[Result]":
-        """The item's result, once its batch is done; or what was raised, or stands where its result would."""
+        """The item's result, once its batch is done; or what was raised, or stands where its result would.
+
+        For a task of its own, which runs a turn after its item was read: those that were read meanwhile come along.
+        """
         answer: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
 
         def deliver(result: Result | Exception) -> None:
@@ -75,23 +78,29 @@ class Batcher(Generic[Item, Result]):
             else:
                 answer.set_result(result)
 
-        self.enqueue(item, deliver)
+        self._add(item, deliver, self._flush_next_turn)
         return answer
 
     def enqueue(self, item: Item, deliver: Callable[[Result | Exception], None]) -> None:
         """Deliver the item's result, or what was raised, once its batch is done; at once if there is no room for it."""
+        self._add(item, deliver, self._flush)
+
+    def _add(self, item: Item, deliver: Callable[[Result | Exception], None], flush: Callable[[], None]) -> None:
         if len(self._queue) >= self._room():
             deliver(self._result_of_overflow(item))
             return
         self._queue.append((item, deliver))
         if not self._scheduled:
             self._scheduled = True
-            asyncio.get_running_loop().call_soon(self._flush)
+            asyncio.get_running_loop().call_soon(flush)
 
     async def close(self) -> None:
         """Wait until nothing is under way."""
         while self._under_way or self._queue:
             await (asyncio.wait(self._under_way) if self._under_way else asyncio.sleep(0))
+
+    def _flush_next_turn(self) -> None:
+        asyncio.get_running_loop().call_soon(self._flush)
 
     def _flush(self) -> None:
         self._scheduled = False

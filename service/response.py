@@ -1,13 +1,10 @@
 """The body of a decision's answer (docs/api.md): as it is sent, and packed into half of that for a store to keep."""
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 import orjson
 from msgspec import Struct
-
-from service.decision import Decision
-from service.thresholds_document import DEFAULT_SEGMENT
 
 # What every response has, as single bytes that no JSON in ASCII contains: half of its size. New fragments go to the
 # end, and none is ever changed: old records are read with the same list. Longer ones stand before their parts.
@@ -38,10 +35,15 @@ _FRAGMENTS = (
 )
 _CODES = tuple(bytes([0x80 + index]) for index in range(len(_FRAGMENTS)))
 _PACKING = tuple(zip(_FRAGMENTS, _CODES, strict=True))
+_FIRST_REASON, _LAST_REASON = b'[{"code":"', b'"}]'  # where the first begins, and the last ends
+_IN_REASONS = (b'","contribution":', b',"value":', b',"description":"', b'"},{"code":"')
+_REASON_PACKING = tuple((fragment, code) for fragment, code in _PACKING if fragment in _IN_REASONS)
 _PLAIN, _PACKED = b"\x00", b"\x01"
 
+MOST_TEMPLATES = 1_024  # of 1 KB each; thresholds have 200 segments at most, and few of all that may be missing is
 
-class Response(NamedTuple):
+
+class Response(Struct, frozen=True, gc=False):
     """One body, in both forms."""
 
     body: bytes
@@ -50,12 +52,7 @@ class Response(NamedTuple):
     @classmethod
     def of(cls, body: bytes) -> "Response":
         """Pack a body; one that is not ASCII stays as it is."""
-        packed = body
-        if not body.isascii():
-            return cls(body, _PLAIN + body)
-        for fragment, code in _PACKING:
-            packed = packed.replace(fragment, code)
-        return cls(body, _PACKED + packed)
+        return cls(body, _PACKED + _pack(body, _PACKING) if body.isascii() else _PLAIN + body)
 
     @classmethod
     def unpack(cls, packed: bytes) -> "Response":
@@ -76,7 +73,7 @@ class Content(Struct, frozen=True, gc=False):
         decision: its word.
         probability: calibrated; None where there is none, as for the score.
         score: 0 to 999.
-        reasons: what orjson can write.
+        reasons: what orjson can write: of each first its code, and last a text.
         thresholds_version: which one decided.
         segment: of these thresholds.
         degraded: what was missing.
@@ -100,53 +97,70 @@ class Content(Struct, frozen=True, gc=False):
 class ResponseWriter:
     """Writes the answers of one model.
 
-    Most of them give no reasons, lack nothing and come from the default thresholds. These are written by templates that
-    were packed beforehand: packing is the larger part of the work.
+    Most of what they say are a few words: the decision's, the segment's, those of what was missing. For each set of
+    words there is a template that was packed beforehand: packing is the larger part of the work.
     """
 
     def __init__(self, *, name: str, version: str, sha256: str) -> None:
-        self._model = orjson.dumps({"name": name, "version": version, "sha256": sha256})
-        self._templates = {decision.word: self._template(decision.word) for decision in Decision}
+        self._model = orjson.dumps({"name": name, "version": version, "sha256": sha256}).replace(b"%", b"%%")
+        self._template = lru_cache(MOST_TEMPLATES)(self._write_template)
 
     def write(self, content: Content) -> Response:
         """An answer."""
-        if content.reasons or content.degraded or content.segment != DEFAULT_SEGMENT:
-            return Response.of(_body(content, self._model))
-        values = (
+        template = self._template(
+            content.decision, content.segment, tuple(content.degraded), explained=bool(content.reasons)
+        )
+        reasons = [_inside(orjson.dumps(content.reasons))] if content.reasons else []
+        before = (
             content.transaction_id.encode(),
             content.decision_id[2:].encode(),
             orjson.dumps(content.probability),
             orjson.dumps(content.score),
+        )
+        behind = (
             orjson.dumps(content.thresholds_version),
             content.scored_at[:-1].encode(),
             orjson.dumps(content.latency_ms),
         )
-        body, packed = self._templates[content.decision]
-        return Response(body % values, packed % values)
+        body = template.body % (*before, *reasons, *behind)
+        if not body.isascii():
+            return Response.of(body)
+        return Response(body, template.packed % (*before, *map(_pack_reasons, reasons), *behind))
 
-    def _template(self, decision: str) -> Response:
-        """Of answers that give no reasons and lack nothing: what differs between them is a gap."""
-        gaps: list[Any] = [orjson.Fragment(gap) for gap in (b'"%b"', b'"d-%b"', b'"%bZ"', b"%b")]
-        name, identity, instant, number = gaps
-        content = Content(
-            name, identity, decision, number, number, (), number, DEFAULT_SEGMENT, (), instant, latency_ms=number
+    def _write_template(self, decision: str, segment: str, degraded: tuple[str, ...], *, explained: bool) -> Response:
+        """Of answers in these words: what else differs between them is a gap."""
+        identity, instant, number = (orjson.Fragment(gap) for gap in (b'"d-%b"', b'"%bZ"', b"%b"))
+        return Response.of(
+            orjson.dumps(
+                {
+                    "transaction_id": orjson.Fragment(b'"%b"'),
+                    "decision_id": identity,
+                    "decision": decision,
+                    "probability": number,
+                    "score": number,
+                    "reasons": orjson.Fragment(_FIRST_REASON + b"%b" + _LAST_REASON) if explained else [],
+                    "thresholds": {"version": number, "segment": segment.replace("%", "%%")},
+                    "model": orjson.Fragment(self._model),
+                    "degraded": degraded,
+                    "scored_at": instant,
+                    "latency_ms": number,
+                }
+            )
         )
-        return Response.of(_body(content, self._model.replace(b"%", b"%%")))
 
 
-def _body(content: Content, model: bytes) -> bytes:
-    return orjson.dumps(
-        {
-            "transaction_id": content.transaction_id,
-            "decision_id": content.decision_id,
-            "decision": content.decision,
-            "probability": content.probability,
-            "score": content.score,
-            "reasons": content.reasons,
-            "thresholds": {"version": content.thresholds_version, "segment": content.segment},
-            "model": orjson.Fragment(model),
-            "degraded": content.degraded,
-            "scored_at": content.scored_at,
-            "latency_ms": content.latency_ms,
-        }
-    )
+def _inside(reasons: bytes) -> bytes:
+    """JSON of reasons without what every one has around them."""
+    assert reasons.startswith(_FIRST_REASON), reasons
+    assert reasons.endswith(_LAST_REASON), reasons
+    return reasons[len(_FIRST_REASON) : -len(_LAST_REASON)]
+
+
+def _pack(body: bytes, packing: Iterable[tuple[bytes, bytes]]) -> bytes:
+    for fragment, code in packing:
+        body = body.replace(fragment, code)
+    return body
+
+
+def _pack_reasons(reasons: bytes) -> bytes:
+    return _pack(reasons, _REASON_PACKING)

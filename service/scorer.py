@@ -19,15 +19,16 @@ from service.compactor import Compactor
 from service.decision import Decision
 from service.errors import IdempotencyConflict
 from service.explain import Explainer, Reason
-from service.features.entry import Column, transaction_row
-from service.features.kernel import DUPLICATE, UNAVAILABLE, UNKNOWN
+from service.features.entry import transaction_row
+from service.features.kernel import C_AMOUNT, C_TIME, DUPLICATE, UNAVAILABLE, UNKNOWN
 from service.features.online import Histories
 from service.layout import Layout, Logs, Tokens, tokens_of
 from service.ledger import Ledger
 from service.model import OnnxModel
 from service.parity import ParityMeter
 from service.response import Content, Response, ResponseWriter
-from service.stores.base import NO_ANSWER, DecisionRecord, NewDecision, Snapshot, Store
+from service.stores.base import NO_ANSWER, DecisionRecord, NewDecision, Store
+from service.stores.snapshot import Snapshot
 from service.telemetry import Stage, Telemetry
 from service.threshold_store import ThresholdStore
 from service.thresholds import Ruling, Thresholds
@@ -349,36 +350,19 @@ class Scorer:
         Of two that decide on the same transaction at once the first to be kept stands, and answers both. What the store
         did not take in time is kept in this process, and says so.
         """
-        revs = histories.revs.tolist()
-        decisions = [
-            self._decision(
-                case,
-                response,
-                tuple(revs[index]),
-                Snapshot(
-                    case.request.body,
-                    histories.numeric[index],
-                    histories.categorical[index],
-                    histories.findings[index],
-                ),
-            )
-            for index, (case, response) in enumerate(zip(cases, responses, strict=True))
-        ]
+        bodies = [case.request.body for case in cases]
+        snapshots = Snapshot.of_batch(bodies, histories.numeric, histories.categorical, histories.findings)
+        decisions = list(map(self._decision, cases, responses, histories.revs.tolist(), snapshots))
         standing = await self._store.put_decisions(decisions)
         for case, decision, record in zip(cases, decisions, standing, strict=True):
             case.record = self._keep(case, decision) if record is None else record
-            case.made = record is None or record.response == decision.record.response
+            case.made = record is None or record.response is decision.record.response  # else as read from the store
 
-    def _decision(self, case: _Case, response: Response, revs: tuple[int, ...], snapshot: Snapshot) -> NewDecision:
+    def _decision(self, case: _Case, response: Response, revs: Sequence[int], snapshot: Snapshot) -> NewDecision:
         """What is kept of a decision; `revs` by entity."""
-        record = DecisionRecord(
-            digest=case.request.digest,
-            response=response,
-            event_time_ms=case.row[Column.TIME],
-            amount_minor=case.row[Column.AMOUNT],
-            tokens=case.tokens,
-            spec=self._layout.spec,
-            revs=revs,
+        row = case.row
+        record = DecisionRecord(  # without names, which would cost as much again
+            case.request.digest, response, row[C_TIME], row[C_AMOUNT], case.tokens, self._layout.spec, tuple(revs)
         )
         return NewDecision(case.transaction_id, record, snapshot)
 

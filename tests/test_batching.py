@@ -25,6 +25,12 @@ class Doubler:
         return [2 * number for number in numbers]
 
 
+async def turns(number: int) -> None:
+    """So many turns of the event loop."""
+    for _ in range(number):
+        await asyncio.sleep(0)
+
+
 def refuse(number: int) -> int:
     """There is room for all items of a test, but where it says otherwise."""
     raise AssertionError(number)
@@ -39,6 +45,29 @@ def test_a_lone_item_is_a_batch_and_those_of_one_turn_are_another() -> None:
         assert await batcher.submit(1) == 2
         assert await asyncio.gather(*[batcher.submit(number) for number in (2, 3, 4)]) == [4, 6, 8]
         assert doubler.batches == [[1], [2, 3, 4]]
+
+    asyncio.run(act())
+
+
+@pytest.mark.parametrize(("of_a_task", "batches"), [(True, [[1, 2]]), (False, [[1], [2]])])
+def test_a_task_leaves_with_one_that_was_read_while_it_began(*, of_a_task: bool, batches: list[list[int]]) -> None:
+    """Its own request was read a turn before; who needs no task has read all of a turn by the end of it."""
+
+    async def act() -> None:
+        doubler = Doubler()
+        batcher = Batcher(doubler.double, overflow=refuse, most_waiting=MOST_ITEMS)
+        loop = asyncio.get_running_loop()
+
+        def read(number: int) -> None:
+            if of_a_task:
+                batcher.submit(number)
+            else:
+                batcher.enqueue(number, lambda _: None)
+
+        loop.call_soon(read, 1)
+        loop.call_soon(loop.call_soon, read, 2)  # as a task that is made while the first runs
+        await turns(5)
+        assert doubler.batches == batches
 
     asyncio.run(act())
 
@@ -113,9 +142,9 @@ def test_what_there_is_no_room_for_is_answered_at_once() -> None:
         doubler.gate.clear()
         batcher = Batcher(doubler.double, overflow=lambda number: -number, most_waiting=2)
         under_way = batcher.submit(1)
-        await asyncio.sleep(0)
+        await turns(2)
         another = batcher.submit(2)
-        await asyncio.sleep(0)
+        await turns(2)
         waiting = [batcher.submit(3), batcher.submit(4)]
         refused = batcher.submit(5)
         assert refused.done()
@@ -142,14 +171,14 @@ def test_an_error_that_stands_for_a_result_is_raised_to_its_owner_only() -> None
 
 
 def test_whoever_comes_while_a_batch_gives_way_is_done_before_it() -> None:
-    """A lone item needs one turn to leave its queue and one to be done; items that can wait let it pass."""
+    """A lone item needs two turns to leave its queue and one to be done; items that can wait let it pass."""
 
     async def act() -> None:
         doubler = Doubler()
         bulk = Batcher(doubler.double, overflow=refuse, most_waiting=MOST_ITEMS, turns_for_others=3)
         lone = Batcher(doubler.double, overflow=refuse, most_waiting=MOST_ITEMS)
         can_wait = bulk.submit(1)
-        await asyncio.sleep(0)  # now its batch is under way
+        await turns(2)  # now its batch is under way
         assert await lone.submit(2) == 4
         assert await can_wait == 2
         assert doubler.batches == [[2], [1]]
@@ -165,22 +194,20 @@ def test_nobody_waits_behind_a_batch_that_is_late() -> None:
         batcher = Batcher(doubler.double, overflow=refuse, most_waiting=MOST_ITEMS, clock=lambda: now_s)
         doubler.gate.clear()
         usual = [batcher.submit(number) for number in (1, 2, 3)]
-        await asyncio.sleep(0)
+        await turns(2)
         now_s += 1
         doubler.gate.set()
         await asyncio.gather(*usual)
         doubler.gate.clear()
         stuck = [batcher.submit(number) for number in (4, 5, 6)]
-        await asyncio.sleep(0)
+        await turns(2)
         now_s += LATE
         waits = batcher.submit(7)
-        for _ in range(10):
-            await asyncio.sleep(0)
+        await turns(10)
         assert doubler.batches == [[1, 2, 3], [4, 5, 6]]
         now_s += 0.1
         leaves = batcher.submit(8)
-        for _ in range(2):
-            await asyncio.sleep(0)
+        await turns(3)
         assert doubler.batches == [[1, 2, 3], [4, 5, 6], [7, 8]]
         doubler.gate.set()
         assert await asyncio.gather(*stuck, waits, leaves) == [8, 10, 12, 14, 16]
@@ -203,30 +230,28 @@ ROUNDS = 40  # requests of a client
 
 async def batches_of(clients: int, store_turns: int, *, is_late_possible: bool) -> int:
     """How many batches are made where the store takes so many turns, and in each turn one client asks again."""
-    turns, batches = 0, 0
+    turn, batches = 0, 0
 
     async def tick() -> None:
-        nonlocal turns
+        nonlocal turn
         while True:
-            turns += 1
+            turn += 1
             await asyncio.sleep(0)
 
     async def handle(numbers: Sequence[int]) -> Sequence[int]:
         nonlocal batches
         batches += 1
-        for _ in range(store_turns):
-            await asyncio.sleep(0)
+        await turns(store_turns)
         return numbers
 
     batcher: Batcher[int, int] = Batcher(
-        handle, overflow=refuse, most_waiting=MOST_ITEMS, clock=lambda: turns if is_late_possible else 0
+        handle, overflow=refuse, most_waiting=MOST_ITEMS, clock=lambda: turn if is_late_possible else 0
     )
 
     async def ask(number: int) -> None:
         for _ in range(ROUNDS):
             await batcher.submit(number)
-            for _ in range(number):
-                await asyncio.sleep(0)
+            await turns(number)
 
     ticking = asyncio.create_task(tick())
     await asyncio.gather(*map(ask, range(clients)))

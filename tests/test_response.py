@@ -61,5 +61,5 @@ def test_a_usual_answer_loses_half_its_size() -> None:
         *("tx-000001234", "d-0123456789abcdef01234567", "approve", 0.00012345678901234, 12, (), 0, "default", ()),
         *("2026-11-22T01:00:00.123Z", 0.512),
     )
-    body, packed = WRITER.write(content)
-    assert len(packed) < 0.55 * len(body)
+    response = WRITER.write(content)
+    assert len(response.packed) < 0.55 * len(response.body)

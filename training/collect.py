@@ -16,8 +16,9 @@ from service.bundle import FEATURES, Bundle
 from service.errors import DataInvalid, RequestInvalid
 from service.features.compaction import compact
 from service.features.plan import FIRST_LAYOUT, Plan
-from service.stores.codec import decode_record, decode_snapshot
+from service.stores.codec import decode_record
 from service.stores.keys import archive_stream, decisions_stream, outcomes_stream
+from service.stores.snapshot import Snapshot
 from service.transaction import parse_instant, read_transaction
 from training.collection import (
     DECISION_SCHEMA,
@@ -178,7 +179,7 @@ def _read(kind: str, messages: Sequence[Message], plans: Mapping[str, Plan]) -> 
 
 def _decision(message: Message, plans: Mapping[str, Plan]) -> Row:
     """One row of `DECISION_SCHEMA`."""
-    record, snapshot = decode_record(message.fields[b"d"]), decode_snapshot(message.fields[b"s"])
+    record, snapshot = decode_record(message.fields[b"d"]), Snapshot.decode(message.fields[b"s"])
     _plan_of(record.spec, plans)
     response = orjson.loads(record.response.body)
     scored_ms = parse_instant(response["scored_at"])

@@ -5,8 +5,11 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Depends, Request
+from starlette.datastructures import State
 from starlette.types import Scope
 
+from service.api.admission import Admission
+from service.api.problems import Problems
 from service.batching import Batcher
 from service.bundle import Bundle
 from service.model import OnnxModel
@@ -33,6 +36,22 @@ class Running:
     bulk: Batcher[ScoreRequest, Answer]  # items of arrays, to be scored without keeping these waiting
     reporter: Reporter
     now_ms: Callable[[], int]
+
+
+class AppState(State):
+    """What the app holds, in attributes of its own: starlette's are found in a dict after they were missed here.
+
+    Attributes:
+        touchstone: the parts, once they are open.
+        admission: of every request.
+        problems: what goes wrong, in words.
+    """
+
+    touchstone: Running | None
+    admission: Admission
+    problems: Problems
+
+    __setattr__ = object.__setattr__  # type: ignore[assignment] # it says Any of a name, too
 
 
 def running(scope: Scope) -> Running:

@@ -5,12 +5,10 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Literal, NamedTuple, Protocol, Self
 
-import numpy as np
-from numpy.typing import NDArray
-
 from service.features.compaction import Compaction
 from service.features.joined import Joined
 from service.response import Response
+from service.stores.snapshot import Snapshot
 
 MAX_CHUNKS = 256  # kept beside an audited log; then it begins anew. Some 4,000 entries: 100 KB, 15 ms of folding
 
@@ -91,22 +89,6 @@ class DecisionRecord(NamedTuple):
     spec: str
     revs: tuple[int, ...]
     position: str = ""
-
-
-class Snapshot(NamedTuple):
-    """What a decision was made from.
-
-    Attributes:
-        request: the body of the request, byte for byte.
-        numeric: float32 (features,), what the model saw.
-        categorical: int64 (categories,), the same.
-        findings: int64 (entities,), what came of each entity (the bits of `service.features.kernel`).
-    """
-
-    request: bytes
-    numeric: NDArray[np.float32]
-    categorical: NDArray[np.int64]
-    findings: NDArray[np.int64]
 
 
 class NewDecision(NamedTuple):

@@ -1,20 +1,17 @@
-"""Decision records and snapshots as bytes: small, because a store keeps one for every decision of a day."""
+"""Decision records as bytes: small, because a store keeps one for every decision of a day."""
 
 import struct
 from collections.abc import Iterator, Sequence
 from functools import cache, lru_cache
 
-import numpy as np
-
 from service.features.spec import KEY_FIELDS
 from service.response import Response
-from service.stores.base import DecisionRecord, Snapshot
+from service.stores.base import DecisionRecord
 
-RECORD_FORMAT, SNAPSHOT_FORMAT = 2, 1  # the first byte of what is written here; another one is refused
+RECORD_FORMAT = 2  # the first byte behind a record's length; another one is refused
 WITHOUT_AMOUNT = 1  # but for this format of records, which are still held while the service is replaced
 _AMOUNT_BYTES = 6  # holds `service.features.entry.AMOUNT_LIMIT`
 _HEAD = struct.Struct("<B16sq4sB")  # format, digest, event time, spec, number of revs
-_SNAPSHOT_HEAD = struct.Struct("<BHHBI")  # format, features, categories, entities, length of the request
 
 
 def encode_record(record: DecisionRecord) -> bytes:
@@ -62,46 +59,6 @@ def decode_record(value: bytes) -> DecisionRecord:
         raise ValueError("these bytes are no decision record") from error
     amount_minor, named = int.from_bytes(amount, "little"), tuple(token or None for token in tokens)
     return DecisionRecord(digest, response, event_time_ms, amount_minor, named, spec.hex(), revs, position)
-
-
-def encode_snapshots(snapshots: Sequence[Snapshot]) -> list[bytes]:
-    """Snapshots of one spec: floats in full, codes in two bytes, findings in one. Arrays cost per call, not per row."""
-    if not snapshots:
-        return []
-    requests, *arrays = zip(*snapshots, strict=True)
-    parts = [np.array(rows, kind) for rows, kind in zip(arrays, ("<f4", "<i2", "u1"), strict=True)]
-    cells = np.concatenate([part.view(np.uint8) for part in parts], axis=1)
-    widths, size, packed = [part.shape[1] for part in parts], cells.shape[1], cells.tobytes()
-    return [
-        _SNAPSHOT_HEAD.pack(SNAPSHOT_FORMAT, *widths, len(request)) + packed[size * row : size * (row + 1)] + request
-        for row, request in enumerate(requests)
-    ]
-
-
-def decode_snapshot(value: bytes) -> Snapshot:
-    """The snapshot in an encoded one.
-
-    Raises:
-        ValueError: these bytes are no snapshot of this format.
-    """
-    try:
-        form, features, categories, entities, request = _SNAPSHOT_HEAD.unpack_from(value)
-    except struct.error as error:
-        raise ValueError("these bytes are no snapshot") from error
-    sizes = (4 * features, 2 * categories, entities, request)
-    if form != SNAPSHOT_FORMAT or len(value) != _SNAPSHOT_HEAD.size + sum(sizes):
-        raise ValueError(
-            f"expected a snapshot of format {SNAPSHOT_FORMAT}, found one of format {form} or of another length"
-        )
-    at = _SNAPSHOT_HEAD.size
-    ends = np.cumsum([at, *sizes]).tolist()
-    numeric, categorical, findings, body = (value[first:last] for first, last in zip(ends[:-1], ends[1:], strict=True))
-    return Snapshot(
-        body,
-        np.frombuffer(numeric, "<f4").astype(np.float32),
-        np.frombuffer(categorical, "<i2").astype(np.int64),
-        np.frombuffer(findings, "u1").astype(np.int64),
-    )
 
 
 def _cut(value: bytes, at: int, sizes: Sequence[int]) -> Iterator[str]:

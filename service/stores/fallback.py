@@ -21,11 +21,11 @@ from service.stores.base import (
     Past,
     Remote,
     Replacement,
-    Snapshot,
     StoreStatus,
     Unanswered,
     Visit,
 )
+from service.stores.snapshot import Snapshot
 
 HAND_OVER_SECONDS = 0.1  # between attempts: a store that is back is noticed well within two seconds
 LAST_ATTEMPTS = 30  # at the end, in a row and in vain: 3 s for a store that is away, more on a starved machine

@@ -15,12 +15,12 @@ from service.stores.base import (
     NewDecision,
     Past,
     Replacement,
-    Snapshot,
     StoreStatus,
     Unanswered,
     Visit,
 )
-from service.stores.codec import decode_record, decode_snapshot, encode_record, encode_snapshots
+from service.stores.codec import decode_record, encode_record
+from service.stores.snapshot import Snapshot
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")
@@ -87,7 +87,7 @@ class MemoryStore:
     async def find_snapshot(self, transaction_id: str, record: DecisionRecord) -> Snapshot | None:  # noqa: ARG002 - a store that keeps them apart needs the position
         """See `Remote`."""
         held = self._snapshots.peek(transaction_id)
-        return None if held is None else decode_snapshot(held)
+        return None if held is None else Snapshot.decode(held)
 
     async def find_outcomes(self, transaction_id: str) -> bytes | None:
         """See `Remote`."""
@@ -140,15 +140,14 @@ class MemoryStore:
         return True
 
     def _put_decisions(self, decisions: Sequence[NewDecision]) -> list[DecisionRecord | None]:
-        snapshots = encode_snapshots([decision.snapshot for decision in decisions])
-        return [self._put_decision(decision, snapshot) for decision, snapshot in zip(decisions, snapshots, strict=True)]
+        return list(map(self._put_decision, decisions))
 
-    def _put_decision(self, decision: NewDecision, snapshot: bytes) -> DecisionRecord:
+    def _put_decision(self, decision: NewDecision) -> DecisionRecord:
         held = self._records.peek(decision.transaction_id)
         if held is not None:
             return decode_record(held)
         self._records.put(decision.transaction_id, encode_record(decision.record))
-        self._snapshots.put(decision.transaction_id, snapshot)
+        self._snapshots.put(decision.transaction_id, decision.snapshot.encoded)
         return decision.record
 
 

@@ -22,13 +22,12 @@ from service.stores.base import (
     NewDecision,
     Past,
     Replacement,
-    Snapshot,
     StoreStatus,
     Unanswered,
     Visit,
 )
 from service.stores.cluster import ClusterNodes
-from service.stores.codec import decode_record, decode_snapshot, encode_record, encode_snapshots
+from service.stores.codec import decode_record, encode_record
 from service.stores.keys import (
     archive_stream,
     audit_key,
@@ -44,6 +43,7 @@ from service.stores.nodes import Node, Nodes, OneServer
 from service.stores.resp import push_and_read, read_lists
 from service.stores.router import RawTrip, Router, demanded
 from service.stores.scripts import Scripts, read_scripts
+from service.stores.snapshot import Snapshot
 from service.stores.watch import Watch
 from service.stores.wire import Replies, Reply, command
 
@@ -219,7 +219,7 @@ class RedisStore:
         entries = await self._router.demand(stream, command("XRANGE", stream, record.position, record.position))
         match entries:
             case [entry]:
-                return decode_snapshot(_entry(entry)[1][b"s"])
+                return Snapshot.decode(_entry(entry)[1][b"s"])
             case _:
                 return None
 
@@ -384,11 +384,10 @@ class RedisStore:
         most = self._limits.max_stream_decisions // self._nodes.partitions
         keys = [decisions_stream(partition)]
         arguments: list[bytes | int] = [most, self._limits.record_ttl_s * 1000]
-        snapshots = encode_snapshots([decision.snapshot for decision in decisions])
-        for (transaction_id, record, _), snapshot in zip(decisions, snapshots, strict=True):
+        for transaction_id, record, snapshot in decisions:
             name = transaction_id.encode()
             keys.append(record_key(partition, name))
-            arguments += (name, encode_record(record), snapshot)
+            arguments += (name, encode_record(record), snapshot.encoded)
         return self._scripts.decide.call(keys, arguments)
 
     def _record_key(self, name: bytes) -> bytes:

@@ -5,7 +5,8 @@ import numpy as np
 from service.features.compaction import Compaction
 from service.features.spec import KEY_FIELDS
 from service.response import Response
-from service.stores.base import DecisionRecord, NewDecision, Remote, Replacement, Snapshot
+from service.stores.base import DecisionRecord, NewDecision, Remote, Replacement
+from service.stores.snapshot import Snapshot
 
 
 def decision(transaction_id: str, response: bytes = b"{}") -> NewDecision:
@@ -13,11 +14,11 @@ def decision(transaction_id: str, response: bytes = b"{}") -> NewDecision:
     tokens = ("tok-1", *(None,) * (len(KEY_FIELDS) - 1))
     answer = Response.of(response)
     record = DecisionRecord(b"sixteen bytes ok", answer, 1_700_000_000_000, 1_250, tokens, "3f2a91bc", (0, -1))
-    snapshot = Snapshot(
-        b'{"amount":1}',
-        np.array([1.5, np.nan], np.float32),
-        np.array([3, 0], np.int64),
-        np.array([1, 5], np.int64),
+    [snapshot] = Snapshot.of_batch(
+        [b'{"amount":1}'],
+        np.array([[1.5, np.nan]], np.float32),
+        np.array([[3, 0]], np.int64),
+        np.array([[1, 5]], np.int64),
     )
     return NewDecision(transaction_id, record, snapshot)
 

@@ -10,13 +10,12 @@ from hypothesis import strategies as st
 from service.features.entry import AMOUNT_LIMIT
 from service.features.spec import KEY_FIELDS
 from service.response import Response
-from service.stores.base import DecisionRecord, Snapshot
+from service.stores.base import DecisionRecord
 from service.stores.codec import (
     decode_record,
-    decode_snapshot,
     encode_record,
-    encode_snapshots,
 )
+from service.stores.snapshot import Snapshot
 
 tokens = st.none() | st.text("abcXYZ019._:-", min_size=1, max_size=64)
 
@@ -73,15 +72,14 @@ def test_a_record_of_the_format_before_is_read() -> None:
 )
 def test_a_snapshot_comes_back(request: bytes, features: list[float], codes: list[int], findings: list[int]) -> None:
     """To the last bit, missing values included."""
-    snapshot = Snapshot(
-        request, np.array(features, np.float32), np.array(codes, np.int64), np.array(findings, np.int64)
-    )
-    [encoded] = encode_snapshots([snapshot])
-    again = decode_snapshot(encoded)
+    numeric, categorical = np.array([[1.5] * len(features), features], np.float32), np.array([codes] * 2, np.int64)
+    found = np.array([findings] * 2, np.int64)
+    _, snapshot = Snapshot.of_batch([b"{}", request], numeric, categorical, found)
+    again = Snapshot.decode(snapshot.encoded)
     assert again.request == request
-    assert again.numeric.tobytes() == snapshot.numeric.tobytes()
-    np.testing.assert_array_equal(again.categorical, snapshot.categorical, strict=True)
-    np.testing.assert_array_equal(again.findings, snapshot.findings, strict=True)
+    assert again.numeric.tobytes() == numeric[1].tobytes()
+    np.testing.assert_array_equal(again.categorical, categorical[1], strict=True)
+    np.testing.assert_array_equal(again.findings, found[1], strict=True)
 
 
 @pytest.mark.parametrize("value", [b"", b"\x00", b"\x05\x00\x02abcd", struct.pack("<H", 60) + b"\x03" + bytes(59)])
@@ -95,4 +93,4 @@ def test_what_is_no_record_is_refused(value: bytes) -> None:
 def test_what_is_no_snapshot_is_refused(value: bytes) -> None:
     """Cut off, of another format, or with something behind it."""
     with pytest.raises(ValueError, match="snapshot"):
-        decode_snapshot(value)
+        Snapshot.decode(value)
