@@ -67,6 +67,12 @@ def platt(log_odds: Reals, labels: Mask) -> Line:
     return Line(float(slope), float(intercept))
 
 
+def leveled(slope: float, log_odds: Reals, labels: Mask) -> Line:
+    """The line of this slope on which the rows (n,) are together as often fraud as their labels say."""
+    (level,) = _most_likely(np.ones((1, len(labels))), labels, np.array([0.0]), beside=slope * log_odds)
+    return Line(slope, float(level))
+
+
 @dataclass(frozen=True, slots=True)
 class Beta:
     """log-odds = a · log p − b · log(1 − p) + c: one slope where risk is small, another where it is large."""
@@ -195,18 +201,20 @@ def cross_entropy(log_odds: Reals, labels: Mask) -> Reals:
     return result
 
 
-def _most_likely(inputs: Reals, labels: Mask, at: Reals) -> Reals:
+def _most_likely(inputs: Reals, labels: Mask, at: Reals, beside: Reals | float = 0.0) -> Reals:
     """Logistic regression by Newton's method with step halving: inputs (k, n), from the weights `at` (k,).
+
+    `beside` (n,) are log-odds that the weighted inputs are added to.
 
     Sums over the rows by einsum and not by @, whose last bits depend on how many threads BLAS has.
     """
     for _ in range(100):
-        p = probability_of(at @ inputs)
+        p = probability_of(beside + at @ inputs)
         slope = np.einsum("kn,n->k", inputs, p - labels)
         curvature = np.einsum("kn,ln,n->kl", inputs, inputs, p * (1 - p)) + 1e-9 * np.eye(len(at))
         step = np.linalg.solve(curvature, slope)
-        before = cross_entropy(at @ inputs, labels).mean()
-        while cross_entropy((at - step) @ inputs, labels).mean() > before and np.abs(step).max() > 1e-12:  # noqa: PLR2004 - float64
+        before = cross_entropy(beside + at @ inputs, labels).mean()
+        while cross_entropy(beside + (at - step) @ inputs, labels).mean() > before and np.abs(step).max() > 1e-12:  # noqa: PLR2004 - float64
             step /= 2
         at = at - step
         if np.abs(step).max() < 1e-10:  # noqa: PLR2004 - converged

@@ -112,17 +112,18 @@ class TeacherConfig(_Section):
     steps: Annotated[int, Field(ge=0, le=1024)] = Field(
         48, description="Places where the trees split that become inputs of the network. 0 leaves them out."
     )
-    members: Annotated[int, Field(ge=1, le=32)] = Field(3, description="Ensembles whose answers are averaged.")
-    rounds: Annotated[int, Field(ge=1, le=10_000)] = Field(150, description="Trees in each.")
-    learning_rate: Annotated[float, Field(gt=0, le=1)] = 0.07
-    leaves: Annotated[int, Field(ge=2, le=1024)] = 8
-    least_rows: Annotated[int, Field(ge=1)] = Field(20, description="In a leaf.")
-    least_weight: Annotated[float, Field(ge=0)] = Field(
-        0.001, description="Of a leaf: the sum of p (1 - p) of its rows."
+    blend: Share = Field(
+        0.0, description="Of the served log-odds that is the trees' own, in the graph beside the network. 0: none."
     )
-    penalty: Annotated[float, Field(ge=0)] = Field(5.0, description="On the square of a leaf's value.")
-    rows_shown: Annotated[float, Field(gt=0, le=1)] = Field(0.7, description="Share of the rows that a tree sees.")
-    features_shown: Annotated[float, Field(gt=0, le=1)] = Field(0.4, description="Share of the features.")
+    members: Annotated[int, Field(ge=1, le=32)] = Field(3, description="Ensembles whose answers are averaged.")
+    rounds: Annotated[int, Field(ge=1, le=10_000)] = Field(110, description="Trees in each.")
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 0.04
+    leaves: Annotated[int, Field(ge=2, le=1024)] = 16
+    least_rows: Annotated[int, Field(ge=1)] = Field(2, description="In a leaf.")
+    least_weight: Annotated[float, Field(ge=0)] = Field(2.5, description="Of a leaf: the sum of p (1 - p) of its rows.")
+    penalty: Annotated[float, Field(ge=0)] = Field(1.4, description="On the square of a leaf's value.")
+    rows_shown: Annotated[float, Field(gt=0, le=1)] = Field(0.8, description="Share of the rows that a tree sees.")
+    features_shown: Annotated[float, Field(gt=0, le=1)] = Field(0.7, description="Share of the features.")
 
 
 class CalibrationConfig(_Section):

@@ -28,10 +28,13 @@ from service.currency import CurrencyTable
 from service.features.plan import Plan
 from training.blocks import columns
 from training.examples import Examples
-from training.network import Codes, Floats, Mask, ServedModel
+from training.network import Codes, Floats, Mask
+from training.served import ServedModel
+from training.trees import say_in_graph
 
 OPSET = 20
 IR_VERSION = 10  # what onnxruntime 1.18 and later read
+TOLD = "told"  # the input by which the trees' answer comes until they stand in the graph themselves
 GOLDEN_ROWS = 256
 HISTOGRAM_BINS = 10
 
@@ -55,21 +58,28 @@ def to_onnx(model: ServedModel, numeric_width: int, categorical_width: int) -> b
     """
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it tells of each operator it does not register
     batch = torch.export.Dim("batch", min=1)
-    example = (torch.zeros(2, numeric_width), torch.zeros(2, categorical_width, dtype=torch.int64))
+    example = {
+        "numeric": torch.zeros(2, numeric_width),
+        "categorical": torch.zeros(2, categorical_width, dtype=torch.int64),
+    }
+    if model.blend is not None:
+        example[TOLD] = torch.zeros(2)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter warns of its own deprecated calls and of a repeated axis name
         program = torch.onnx.export(
             model.eval(),
-            example,
+            tuple(example.values()),
             dynamo=True,
             opset_version=OPSET,
-            input_names=["numeric", "categorical"],
+            input_names=list(example),
             output_names=["logit", "probability"],
-            dynamic_shapes={"numeric": {0: batch}, "categorical": {0: batch}},
+            dynamic_shapes={name: {0: batch} for name in example},
             verbose=False,
         )
     assert program is not None, "the exporter returned nothing"
     graph = program.model_proto
+    if model.blend is not None:
+        say_in_graph(graph, model.blend.teacher, TOLD)
     _forget_origin(graph)
     graph.ir_version = IR_VERSION
     onnx.checker.check_model(graph, full_check=True)

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from service.bundle import CalibrationLine, Certificate, Loss, Manifest, ReasonGroup, Sampler, TrainingData
 from service.currency import CurrencyTable
@@ -39,10 +38,11 @@ from training.export import (
     write_bundle,
 )
 from training.model_card import model_card
-from training.network import INFERENCE_ROWS, Codes, Floats, ServedModel, raw_logits
+from training.network import INFERENCE_ROWS, Codes, Floats, raw_logits
 from training.operating_points import Document, operating_points
 from training.optimise import Part, Trained, train
 from training.report import Period, ReportData, Setting, render
+from training.served import ServedModel
 from training.split import Slice, Split, split_by_time
 from training.verify import verify
 
@@ -130,8 +130,9 @@ def calibrate(trained: Trained, examples: Examples, part: Slice, config: FitConf
     Raises:
         DataInvalid: the configured line would turn the ranking around.
     """
-    raw = raw_logits(trained.network, examples.numeric[part.rows], examples.categorical[part.rows])
-    chosen = choose_line(_recovered(trained, raw), part.labels, config.calibration.method)
+    numeric, categorical = examples.numeric[part.rows], examples.categorical[part.rows]
+    raw = raw_logits(trained.network, numeric, categorical)
+    chosen = choose_line(trained.log_odds(raw, numeric, categorical), part.labels, config.calibration.method)
     return chosen, ServedModel(
         trained.network,
         gamma=trained.loss.gamma,
@@ -139,6 +140,7 @@ def calibrate(trained: Trained, examples: Examples, part: Slice, config: FitConf
         beta=trained.beta,
         slope=chosen.line.slope,
         intercept=chosen.line.intercept,
+        blend=trained.blend,
     )
 
 
@@ -197,13 +199,7 @@ class _Served:
         raw = raw_logits(trained.network, numeric, categorical)
         logit, probability = score(numeric, categorical)
         stated = probability_of(raw.astype(np.float64)).astype(np.float32)
-        return cls(stated, _recovered(trained, raw), logit, probability)
-
-
-def _recovered(trained: Trained, raw: Floats) -> Reals:
-    """Log-odds after the closed form, (n,), from the network's own logits."""
-    recovered: Reals = trained.correction(torch.from_numpy(raw)).numpy().astype(np.float64)
-    return recovered
+        return cls(stated, trained.log_odds(raw, numeric, categorical), logit, probability)
 
 
 def _in_batches(session: OnnxModel) -> Score:

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from training.blocks import blocks
-from training.losses import recover_logit
 
 Floats = npt.NDArray[np.float32]
 Codes = npt.NDArray[np.int64]
@@ -246,43 +245,6 @@ class CategoricalEncoding(nn.Module):
         return vectors.flatten(1)
 
 
-class ServedModel(nn.Module):
-    """What is exported: the network, then the loss's inverse, then the fitted line in log-odds.
-
-    The corrections are buffers: they hold numbers that were computed, not learned by gradient.
-    """
-
-    gamma: float
-    slope: Tensor
-    intercept: Tensor
-
-    def __init__(
-        self,
-        network: FraudNetwork,
-        *,
-        gamma: float,
-        alpha: float | None,
-        beta: float,
-        slope: float = 1.0,
-        intercept: float = 0.0,
-    ) -> None:
-        super().__init__()
-        assert slope > 0, f"calibration must keep the ranking, got slope {slope}"
-        self.network = network
-        self.gamma, self.alpha, self.beta = gamma, alpha, beta
-        self.register_buffer("slope", torch.tensor(slope, dtype=torch.float32))
-        self.register_buffer("intercept", torch.tensor(intercept, dtype=torch.float32))
-
-    def forward(self, numeric: Tensor, categorical: Tensor) -> tuple[Tensor, Tensor]:
-        """Log-odds and probability of fraud, (batch,) each."""
-        logit = self.slope * self.corrected(self.network(numeric, categorical)) + self.intercept
-        return logit, probability_of(logit)
-
-    def corrected(self, raw: Tensor) -> Tensor:
-        """Log-odds before the fitted line."""
-        return recover_logit(raw, gamma=self.gamma, alpha=self.alpha, beta=self.beta)
-
-
 def raw_logits(network: FraudNetwork, numeric: Floats, categorical: Codes) -> Floats:
     """The network's own logits (rows,) for a whole table, computed where the network is."""
     parts = [np.zeros(0, np.float32)]
@@ -293,14 +255,6 @@ def raw_logits(network: FraudNetwork, numeric: Floats, categorical: Codes) -> Fl
             inputs = (torch.tensor(table[rows], device=device) for table in (numeric, categorical))
             parts.append(network(*inputs).cpu().numpy())
     return np.concatenate(parts)
-
-
-def probability_of(logit: Tensor) -> Tensor:
-    """The logistic function, written out.
-
-    onnxruntime 1.31 approximates Sigmoid to 1.3e-7 absolute: wrong by 1 % at one in a million, and not ascending there.
-    """
-    return 1 / (1 + torch.exp(-logit.clamp(min=-80.0)))
 
 
 def _hidden_layers(inputs: int, shape: Architecture) -> list[nn.Module]:

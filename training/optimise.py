@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from service.errors import DataInvalid
-from training.calibrators import probability_of
+from training.calibrators import Reals, probability_of
 from training.config import Device, LossConfig, NetworkConfig, SamplerConfig, TeacherConfig
 from training.losses import Loss, settle_loss, stationary_bias
 from training.metrics import average_precision
@@ -30,7 +30,7 @@ from training.network import (
     raw_logits,
 )
 from training.samplers import Correction, Sample, correction, draw_sample
-from training.teacher import learn
+from training.teacher import Blend, learn
 
 GATHERED_ROWS = 1_000_000
 """Of an epoch, in memory at a time: where rows are read from a disk, one walk in their order is what it does best."""
@@ -60,7 +60,8 @@ class Trained:
         loss: the loss it minimised, its numbers settled.
         correction: what undoes that loss and the sampler.
         prior: share of fraud among the fit rows before sampling.
-        average_precisions: of the tuning slice after each epoch that ran; empty without one.
+        average_precisions: of the tuning slice after each epoch that ran, by the network alone; empty without one.
+        blend: the trees that answer beside the network, if any do.
     """
 
     network: FraudNetwork
@@ -68,6 +69,12 @@ class Trained:
     correction: Correction
     prior: float
     average_precisions: tuple[float, ...]
+    blend: Blend | None
+
+    def log_odds(self, raw: Floats | Reals, numeric: Floats, categorical: Codes) -> Reals:
+        """Of fraud (rows,), from the network's own logits of the same rows: loss and sampler undone, trees beside."""
+        own: Reals = self.correction(torch.from_numpy(raw)).numpy().astype(np.float64)
+        return own if self.blend is None else self.blend(own, numeric, categorical)
 
     @property
     def beta(self) -> float:
@@ -127,7 +134,7 @@ def train(
         shape = Architecture(config.width, config.depth, config.dropout, config.bins, config.embedding)
         prior = float(fit.labels.mean())
         bias = stationary_bias(prior, gamma=loss.gamma, alpha=loss.alpha, beta=sample.beta)
-        steps, targets = _lesson(fit, sample, teacher_config, seed=seed, threads=threads)
+        steps, targets, blend = _lesson(fit, sample, teacher_config, seed=seed, threads=threads)
         network = FraudNetwork.for_data(fit.numeric, fit.categorical, shape, bias=bias, steps=steps).to(place)
         best, reached = network, [0.0]
         turns = math.ceil((sample.frauds + sample.legitimate) / config.batch)
@@ -142,24 +149,25 @@ def train(
                 best = copy.deepcopy(averaged)
             elif len(reached) - 1 - int(np.argmax(reached)) >= config.patience:
                 break
-    return Trained(best.eval().cpu(), loss, correction(loss, sample), prior, tuple(reached[1:]))
+    return Trained(best.eval().cpu(), loss, correction(loss, sample), prior, tuple(reached[1:]), blend)
 
 
 def _lesson(
     fit: Part, sample: Sample, config: TeacherConfig | None, *, seed: int, threads: int
-) -> tuple[Steps, Floats]:
-    """Which steps the network gets, and what it is to answer for each row of the sample (rows,).
+) -> tuple[Steps, Floats, Blend | None]:
+    """Which steps the network gets, what it is to answer for each row of the sample (rows,), and who answers beside it.
 
     Without a teacher its label; else what the teacher's share leaves of that. The teacher speaks of fraud as rare as it
     is, the sample shows it 1 / beta times as often.
     """
     labels = sample.labels.astype(np.float32)
     if config is None:
-        return NO_STEPS, labels
+        return NO_STEPS, labels, None
     teacher = learn(fit.numeric, fit.categorical, fit.labels, config, seed=seed, threads=threads)
     shown = teacher.log_odds(sample.numeric, sample.categorical) - math.log(sample.beta)
     answers = probability_of(shown).astype(np.float32)
-    return teacher.steps(config.steps), config.share * answers + (1 - config.share) * labels
+    targets = config.share * answers + (1 - config.share) * labels
+    return teacher.steps(config.steps), targets, Blend(teacher, config.blend) if config.blend else None
 
 
 def _epochs(

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from training.blocks import BLOCK_ROWS
+from training.calibrators import Line, leveled, platt
 from training.config import TeacherConfig
 from training.flat_encoding import tree_columns
 from training.network import Codes, Floats, Mask, Steps
@@ -29,6 +30,10 @@ PREDICTED_ROWS = 262_144
 """Rows per call: a table is copied on the way."""
 
 
+GREATEST = float(np.finfo(np.float32).max)
+"""Of what a number can be. A split beyond it is one between what is there and what is missing."""
+
+
 @dataclass(frozen=True, slots=True)
 class Teacher:
     """Some boosted ensembles that differ in what they were shown.
@@ -36,39 +41,57 @@ class Teacher:
     Attributes:
         members: each with the same settings and another seed.
         numbers: how many of the columns they see are numeric features; the rest are codes.
+        line: from what they sum up to log-odds: trees that end early enough to rank best have not yet come to state
+            the fraud rate.
     """
 
     members: Sequence["Booster"]
     numbers: int
+    line: Line
 
     def log_odds(self, numeric: Floats, categorical: Codes) -> Reals:
-        """The mean of the members' log-odds of fraud (rows,)."""
-        told = np.zeros(len(numeric))
-        for start in range(0, len(numeric), PREDICTED_ROWS):
-            rows = slice(start, start + PREDICTED_ROWS)
-            columns = tree_columns(numeric[rows], categorical[rows])
-            told[rows] = np.mean([member.predict(columns, raw_score=True) for member in self.members], axis=0)
-        return told
+        """Log-odds of fraud (rows,): the mean of what the members say, on the line."""
+        return self.line(_sums(self.members, numeric, categorical))
 
     def steps(self, count: int) -> Steps:
         """The `count` places where the trees gained most by splitting a number, by feature and then by place."""
         gains: Counter[tuple[int, np.float32]] = Counter()
         for member in self.members:
-            for tree in member.dump_model()["tree_info"]:
-                for split in _splits(tree["tree_structure"]):
-                    place = _below(split["threshold"]) if split["split_feature"] < self.numbers else None
-                    if place is not None:
-                        gains[int(split["split_feature"]), place] += split["split_gain"]
+            for tree in dumped(member):
+                for split in _splits(tree):
+                    if split["split_feature"] < self.numbers and abs(split["threshold"]) <= GREATEST:
+                        gains[int(split["split_feature"]), float32_below(split["threshold"])] += split["split_gain"]
         best = sorted(sorted(gains, key=lambda place: (-gains[place], place))[:count])
         return Steps(
             np.array([feature for feature, _ in best], np.int64), np.array([place for _, place in best], np.float32)
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Blend:
+    """A teacher that stays: part of what is served is its own answer.
+
+    Attributes:
+        teacher: who answers beside the network.
+        share: of the log-odds that is the teacher's.
+    """
+
+    teacher: Teacher
+    share: float
+
+    def __call__(self, log_odds: Reals, numeric: Floats, categorical: Codes) -> Reals:
+        """The network's log-odds (rows,), and the teacher's beside them."""
+        told: Reals = (1 - self.share) * log_odds + self.share * self.teacher.log_odds(numeric, categorical)
+        return told
+
+
 def learn(
     numeric: Floats, categorical: Codes, labels: Mask, config: TeacherConfig, *, seed: int, threads: int
 ) -> Teacher:
-    """Fit the trees to log loss, every row as it is. Same arguments, same trees.
+    """Fit the trees, and the line behind them. Same arguments, same teacher.
+
+    Trees are too sure of rows that they were fitted to, so the slope comes from what trees of every other row say of
+    the rows between; with it, the rows are together as often fraud as they are.
 
     Args:
         numeric: (rows, n), NaN where missing.
@@ -78,12 +101,25 @@ def learn(
         seed: of what the members are shown.
         threads: to use; the result does not depend on it.
     """
+    unseen = np.empty(len(labels))
+    for half in (0, 1):
+        shown, hidden = slice(half, None, 2), slice(1 - half, None, 2)
+        halved = _boosted(numeric[shown], categorical[shown], labels[shown], config, 1, seed=seed, threads=threads)
+        unseen[hidden] = _sums(halved, numeric[hidden], categorical[hidden])
+    slope = max(0.0, platt(unseen, labels).slope)  # none where trees know nothing of rows that they did not see
+    members = _boosted(numeric, categorical, labels, config, config.members, seed=seed, threads=threads)
+    return Teacher(members, numeric.shape[1], leveled(slope, _sums(members, numeric, categorical), labels))
+
+
+def _boosted(
+    numeric: Floats, categorical: Codes, labels: Mask, config: TeacherConfig, members: int, *, seed: int, threads: int
+) -> list["Booster"]:
+    """Trees that minimise log loss, every row as it is."""
     # Half a second that only a taught fit needs; and after torch, whose libgomp it takes where the system has none.
     import lightgbm  # noqa: PLC0415
 
     settings = {
         "objective": "binary",
-        "boost_from_average": False,  # from the fraud rate on, few frauds leave the first trees without a gain
         "max_bin": VALUES_PER_FEATURE,
         "min_data_in_bin": 1,
         "learning_rate": config.learning_rate,
@@ -117,13 +153,35 @@ def learn(
     codes = list(range(numeric.shape[1], numeric.shape[1] + categorical.shape[1]))
     table = lightgbm.Dataset(
         Rows(), labels.astype(np.float64), categorical_feature=codes, free_raw_data=False,
+        init_score=np.zeros(len(labels)),  # from the fraud rate on, few frauds leave the first trees without a gain
         params={**settings, "data_random_seed": _next_short(seed)},
     )  # fmt: skip
-    members = [
+    return [
         lightgbm.train({**settings, "seed": seed + member}, table, num_boost_round=config.rounds)
-        for member in range(config.members)
+        for member in range(members)
     ]
-    return Teacher(members, numeric.shape[1])
+
+
+def _sums(members: Sequence["Booster"], numeric: Floats, categorical: Codes) -> Reals:
+    """What trees sum up to (rows,), the mean over the members."""
+    told = np.zeros(len(numeric))
+    for start in range(0, len(numeric), PREDICTED_ROWS):
+        rows = slice(start, start + PREDICTED_ROWS)
+        columns = tree_columns(numeric[rows], categorical[rows])
+        told[rows] = np.mean([member.predict(columns, raw_score=True) for member in members], axis=0)
+    return told
+
+
+def dumped(member: "Booster") -> Iterator[dict[str, Any]]:
+    """The root of each tree, as LightGBM describes it."""
+    for tree in member.dump_model()["tree_info"]:
+        yield tree["tree_structure"]
+
+
+def float32_below(threshold: float) -> np.float32:
+    """The largest float32 that is not above a split, so that the same float32 features exceed both."""
+    near = np.float32(np.clip(threshold, -GREATEST, GREATEST))
+    return near if float(near) <= threshold else np.nextafter(near, np.float32(-np.inf))
 
 
 def _next_short(seed: int) -> int:
@@ -136,11 +194,3 @@ def _splits(node: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield node
         yield from _splits(node["left_child"])
         yield from _splits(node["right_child"])
-
-
-def _below(threshold: float) -> np.float32 | None:
-    """The largest float32 that is not above a split, so that the same float32 features exceed both; None if none."""
-    if abs(threshold) > float(np.finfo(np.float32).max):
-        return None  # a split between what is there and what is missing
-    near = np.float32(threshold)
-    return near if float(near) <= threshold else np.nextafter(near, np.float32(-np.inf))

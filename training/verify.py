@@ -9,7 +9,8 @@ from service.bundle import Bundle
 from service.errors import BundleInvalid
 from service.model import OnnxModel, disagreement
 from training.examples import Examples
-from training.network import Codes, ServedModel
+from training.network import Codes
+from training.served import ServedModel
 
 ROWS = 20_000
 

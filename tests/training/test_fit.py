@@ -21,6 +21,7 @@ from training.config import (
     NetworkConfig,
     SmoteConfig,
     SplitConfig,
+    TeacherConfig,
     UndersampleConfig,
     read_config,
 )
@@ -146,6 +147,19 @@ def test_a_sampler_that_nothing_undoes_is_named_in_the_bundle(fitted: Fitted, tm
         text = " ".join((path / name).read_text(encoding="utf-8").split())
         assert "The graph undoes the average, and then applies the line" in text
         assert "closed form" not in text
+
+
+def test_trees_that_stay_are_in_the_graph(fitted: Fitted, tmp_path: Path) -> None:
+    """A verified bundle with one node of trees beside the network, within the size that is promised, the same twice."""
+    network = fitted.config.network.model_copy(update={"epochs": 1})
+    teacher = TeacherConfig(members=2, rounds=20, blend=0.5)
+    config = fitted.config.model_copy(update={"network": network, "teacher": teacher})
+    first, again = (run(fitted.frame, config, tmp_path / name) / MODEL for name in ("first", "again"))
+    graph = onnx.load(first).graph
+    assert [node.op_type for node in graph.node].count("TreeEnsemble") == 1
+    assert {given.name for given in graph.input} == {"numeric", "categorical"}
+    assert first.stat().st_size < 2_000_000
+    assert first.read_bytes() == again.read_bytes()
 
 
 def test_nothing_in_a_bundle_names_the_machine_it_was_made_on(fitted: Fitted, tmp_path: Path) -> None:

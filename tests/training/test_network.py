@@ -17,11 +17,10 @@ from training.network import (
     Floats,
     FraudNetwork,
     NumericEncoding,
-    ServedModel,
     Steps,
-    probability_of,
     raw_logits,
 )
+from training.served import ServedModel, probability_of
 
 NAN = float("nan")
 

@@ -11,7 +11,7 @@ from training.optimise import Part, Trained, train
 from training.teacher import Teacher, learn
 
 NAN = float("nan")
-SMALL = TeacherConfig(members=2, rounds=60, learning_rate=0.1, leaves=6, steps=8)
+SMALL = TeacherConfig(members=2, rounds=60, learning_rate=0.1, leaves=6, features_shown=1.0, steps=8)
 RULE = 220.0
 """Beyond it half of the transactions are fraud, up to it one in a thousand."""
 
@@ -37,6 +37,27 @@ def test_it_says_how_likely_fraud_is_on_either_side_of_the_rule(teacher: Teacher
     said = 1 / (1 + np.exp(-teacher.log_odds(numeric, categorical)))
     assert 0.3 < said[numeric[:, 0] > RULE].mean() < 0.6
     assert 0.0001 < said[numeric[:, 0] <= RULE].mean() < 0.004
+
+
+def test_trees_that_end_early_state_the_fraud_rate() -> None:
+    """Three rounds bring no sum of trees down to the rate; the line behind them does, on later rows as well."""
+    early = learn(*rows(), SMALL.model_copy(update={"rounds": 3}), seed=7, threads=1)
+    numeric, categorical, labels = rows(seed=8)
+    sums = (early.log_odds(numeric, categorical) - early.line.intercept) / early.line.slope
+    assert (1 / (1 + np.exp(-sums))).mean() > 4 * labels.mean()
+    assert (1 / (1 + np.exp(-early.log_odds(numeric, categorical)))).mean() == pytest.approx(labels.mean(), rel=0.2)
+
+
+def test_what_trees_learned_by_heart_is_not_taught() -> None:
+    """Labels that nothing explains: large trees know each row, and the teacher says one in ten of all of them."""
+    draws = np.random.default_rng(7)
+    numeric, codes = draws.normal(0, 1, (4_000, 3)).astype(np.float32), np.zeros((4_000, 0), np.int64)
+    large = TeacherConfig(
+        members=1, rounds=50, learning_rate=0.3, leaves=64, least_rows=1, least_weight=0.001, penalty=0
+    )
+    teacher = learn(numeric, codes, draws.random(4_000) < 0.1, large, seed=7, threads=1)
+    said = 1 / (1 + np.exp(-teacher.log_odds(numeric, codes)))
+    assert said == pytest.approx(np.full(4_000, 0.1), abs=0.05)
 
 
 def test_its_best_step_is_the_rule(teacher: Teacher) -> None:

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from training.comparison.contender import Choice, LogOdds, Point, Reals, Space
 from training.config import LossConfig, NetworkConfig, SamplerConfig, TeacherConfig
@@ -75,8 +74,7 @@ class NetworkWithLoss:
 
         def log_odds(numeric: Floats, categorical: Codes) -> Reals:
             raw = raw_logits(trained.network, numeric, categorical).astype(np.float64)  # float32 would make ties
-            corrected: Reals = trained.correction(torch.from_numpy(raw)).numpy()
-            return corrected
+            return trained.log_odds(raw, numeric, categorical)
 
         return log_odds
 
