@@ -74,7 +74,7 @@ class Trained:
     def log_odds(self, raw: Floats | Reals, numeric: Floats, categorical: Codes) -> Reals:
         """Of fraud (rows,), from the network's own logits of the same rows: loss and sampler undone, trees beside."""
         own: Reals = self.correction(torch.from_numpy(raw)).numpy().astype(np.float64)
-        return own if self.blend is None else self.blend(own, numeric, categorical)
+        return own if self.blend is None else self.blend.mixed(own, self.blend.teacher.log_odds(numeric, categorical))
 
     @property
     def beta(self) -> float:

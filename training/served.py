@@ -45,7 +45,7 @@ class ServedModel(nn.Module):
             if told is None:
                 sums = self.blend.teacher.log_odds(numeric.numpy(), categorical.numpy())
                 told = torch.from_numpy(sums.astype(np.float32))
-            own = (1 - self.blend.share) * own + self.blend.share * told
+            own = self.blend.mixed(own, told)
         logit = self.slope * own + self.intercept
         return logit, probability_of(logit)
 

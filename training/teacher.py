@@ -7,10 +7,11 @@ A label says yes or no; a teacher says how likely, which is more to learn from w
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
 from training.blocks import BLOCK_ROWS
 from training.calibrators import Line, leveled, platt
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from lightgbm import Booster
 
 Reals = npt.NDArray[np.float64]
+Values = TypeVar("Values", Reals, Tensor)
 
 VALUES_PER_FEATURE = 4095
 """Candidates for a split. 255, LightGBM's own choice, cannot tell an amount that one row in two thousand reaches."""
@@ -79,10 +81,9 @@ class Blend:
     teacher: Teacher
     share: float
 
-    def __call__(self, log_odds: Reals, numeric: Floats, categorical: Codes) -> Reals:
-        """The network's log-odds (rows,), and the teacher's beside them."""
-        told: Reals = (1 - self.share) * log_odds + self.share * self.teacher.log_odds(numeric, categorical)
-        return told
+    def mixed(self, own: Values, told: Values) -> Values:
+        """The network's log-odds (rows,) and the teacher's as those that are served."""
+        return (1 - self.share) * own + self.share * told
 
 
 def learn(
