@@ -116,7 +116,9 @@ class TeacherConfig(_Section):
         0.0, description="Of the served log-odds that is the trees' own, in the graph beside the network. 0: none."
     )
     members: Annotated[int, Field(ge=1, le=32)] = Field(3, description="Ensembles whose answers are averaged.")
-    rounds: Annotated[int, Field(ge=1, le=10_000)] = Field(110, description="Trees in each.")
+    rounds: Annotated[int, Field(ge=1, le=10_000)] = Field(
+        400, description="Trees in each at most; they end where trees of one half of the rows say most about the other."
+    )
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 0.04
     leaves: Annotated[int, Field(ge=2, le=1024)] = 16
     least_rows: Annotated[int, Field(ge=1)] = Field(2, description="In a leaf.")

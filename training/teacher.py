@@ -7,6 +7,7 @@ A label says yes or no; a teacher says how likely, which is more to learn from w
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -14,7 +15,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from training.blocks import BLOCK_ROWS
-from training.calibrators import Line, leveled, platt
+from training.calibrators import Line, cross_entropy, leveled, platt
 from training.config import TeacherConfig
 from training.flat_encoding import tree_columns
 from training.network import Codes, Floats, Mask, Steps
@@ -30,6 +31,15 @@ VALUES_PER_FEATURE = 4095
 
 PREDICTED_ROWS = 262_144
 """Rows per call: a table is copied on the way."""
+
+ROUNDS_AT_ONCE = 10
+"""Trees between two looks at whether more of them help."""
+
+ROUNDS_IN_VAIN = 60
+"""Trees without a better look, after which there are no more."""
+
+NEARLY = 1.02
+"""Times the least loss: what is as good."""
 
 
 GREATEST = float(np.finfo(np.float32).max)
@@ -91,8 +101,9 @@ def learn(
 ) -> Teacher:
     """Fit the trees, and the line behind them. Same arguments, same teacher.
 
-    Trees are too sure of rows that they were fitted to, so the slope comes from what trees of every other row say of
-    the rows between; with it, the rows are together as often fraud as they are.
+    Trees are too sure of rows that they were fitted to. So trees of every other row are asked about the rows between:
+    how many rounds there should be, and how steep the line, is what fits these best. On the line the rows are
+    together as often fraud as they are.
 
     Args:
         numeric: (rows, n), NaN where missing.
@@ -102,74 +113,126 @@ def learn(
         seed: of what the members are shown.
         threads: to use; the result does not depend on it.
     """
-    unseen = np.empty(len(labels))
-    for half in (0, 1):
-        shown, hidden = slice(half, None, 2), slice(1 - half, None, 2)
-        halved = _boosted(numeric[shown], categorical[shown], labels[shown], config, 1, seed=seed, threads=threads)
-        unseen[hidden] = _sums(halved, numeric[hidden], categorical[hidden])
-    slope = max(0.0, platt(unseen, labels).slope)  # none where trees know nothing of rows that they did not see
-    members = _boosted(numeric, categorical, labels, config, config.members, seed=seed, threads=threads)
-    return Teacher(members, numeric.shape[1], leveled(slope, _sums(members, numeric, categorical), labels))
+    end = _early_end(numeric, categorical, labels, config, seed=seed, threads=threads)
+    table = _Table(numeric, categorical, labels, config, seed=seed, threads=threads)
+    members = [table.boosted(end.rounds, seed=seed + member) for member in range(config.members)]
+    return Teacher(members, numeric.shape[1], leveled(end.slope, _sums(members, numeric, categorical), labels))
 
 
-def _boosted(
-    numeric: Floats, categorical: Codes, labels: Mask, config: TeacherConfig, members: int, *, seed: int, threads: int
-) -> list["Booster"]:
-    """Trees that minimise log loss, every row as it is."""
-    # Half a second that only a taught fit needs; and after torch, whose libgomp it takes where the system has none.
-    import lightgbm  # noqa: PLC0415
+@dataclass(frozen=True, slots=True)
+class _End:
+    """Where boosting ends.
 
-    settings = {
-        "objective": "binary",
-        "max_bin": VALUES_PER_FEATURE,
-        "min_data_in_bin": 1,
-        "learning_rate": config.learning_rate,
-        "num_leaves": config.leaves,
-        "min_data_in_leaf": config.least_rows,
-        "min_sum_hessian_in_leaf": config.least_weight,
-        "lambda_l2": config.penalty,
-        "feature_fraction": config.features_shown,
-        "bagging_fraction": config.rows_shown,
-        "bagging_freq": 1,
-        "deterministic": True,
-        "force_row_wise": True,
-        "num_threads": threads,
-        "verbosity": -1,
-    }
+    Attributes:
+        rounds: trees by then.
+        slope: of the line on which they are as sure as they may be, 0 where they know nothing; never below.
+        loss: what a row that they did not see costs there, in nats.
+    """
 
-    class Rows(lightgbm.Sequence):
-        """The rows as LightGBM asks for them, so that it has no copy but its own, of two bytes a value."""
+    rounds: int
+    slope: float
+    loss: float
 
-        batch_size = BLOCK_ROWS
 
-        def __len__(self) -> int:
-            return len(numeric)
+def _early_end(
+    numeric: Floats, categorical: Codes, labels: Mask, config: TeacherConfig, *, seed: int, threads: int
+) -> _End:
+    """The first that is nearly as good as the best: what the last trees say holds now, and less for weeks to come."""
+    ends: list[_End] = []
+    for end in _ends(numeric, categorical, labels, config, seed=seed, threads=threads):
+        ends.append(end)
+        best = min(ends, key=attrgetter("loss"))
+        if end.rounds - best.rounds >= ROUNDS_IN_VAIN:
+            break
+    return next(end for end in ends if end.loss <= NEARLY * best.loss)
 
-        def __getitem__(self, wanted: int | slice | list[int]) -> Floats | Reals:
-            if isinstance(wanted, slice):
-                return tree_columns(numeric[wanted], categorical[wanted])
-            one: Floats = tree_columns(numeric[[wanted]], categorical[[wanted]])[0]
-            return one.astype(np.float64)  # the type in which it looks for bins
 
-    codes = list(range(numeric.shape[1], numeric.shape[1] + categorical.shape[1]))
-    table = lightgbm.Dataset(
-        Rows(), labels.astype(np.float64), categorical_feature=codes, free_raw_data=False,
-        init_score=np.zeros(len(labels)),  # from the fraud rate on, few frauds leave the first trees without a gain
-        params={**settings, "data_random_seed": _next_short(seed)},
-    )  # fmt: skip
-    return [
-        lightgbm.train({**settings, "seed": seed + member}, table, num_boost_round=config.rounds)
-        for member in range(members)
+def _ends(
+    numeric: Floats, categorical: Codes, labels: Mask, config: TeacherConfig, *, seed: int, threads: int
+) -> Iterator[_End]:
+    """Where boosting could end, and what trees of every other row say by then of the rows between."""
+    halves = [(slice(half, None, 2), slice(1 - half, None, 2)) for half in (0, 1)]
+    growing = [
+        _Table(numeric[shown], categorical[shown], labels[shown], config, seed=seed, threads=threads).growing(seed=seed)
+        for shown, _ in halves
     ]
+    unseen = np.zeros(len(labels))
+    for start in range(0, config.rounds, ROUNDS_AT_ONCE):
+        end = min(start + ROUNDS_AT_ONCE, config.rounds)
+        for booster, (_, hidden) in zip(growing, halves, strict=True):
+            for _ in range(start, end):
+                booster.update()
+            unseen[hidden] += _sums([booster], numeric[hidden], categorical[hidden], first=start)
+        line = platt(unseen, labels)
+        yield _End(end, max(0.0, line.slope), float(cross_entropy(line(unseen), labels).mean()))
 
 
-def _sums(members: Sequence["Booster"], numeric: Floats, categorical: Codes) -> Reals:
-    """What trees sum up to (rows,), the mean over the members."""
+class _Table:
+    """Rows for boosting, in bins, with the settings: trees that minimise log loss, every row as it is."""
+
+    def __init__(
+        self, numeric: Floats, categorical: Codes, labels: Mask, config: TeacherConfig, *, seed: int, threads: int
+    ) -> None:
+        # Half a second that only a taught fit needs; and after torch, whose libgomp it takes where the system has none.
+        import lightgbm  # noqa: PLC0415
+
+        class Rows(lightgbm.Sequence):
+            """The rows as LightGBM asks for them, so that it has no copy but its own, of two bytes a value."""
+
+            batch_size = BLOCK_ROWS
+
+            def __len__(self) -> int:
+                return len(numeric)
+
+            def __getitem__(self, wanted: int | slice | list[int]) -> Floats | Reals:
+                if isinstance(wanted, slice):
+                    return tree_columns(numeric[wanted], categorical[wanted])
+                one: Floats = tree_columns(numeric[[wanted]], categorical[[wanted]])[0]
+                return one.astype(np.float64)  # the type in which it looks for bins
+
+        self._settings = {
+            "objective": "binary",
+            "max_bin": VALUES_PER_FEATURE,
+            "min_data_in_bin": 1,
+            "learning_rate": config.learning_rate,
+            "num_leaves": config.leaves,
+            "min_data_in_leaf": config.least_rows,
+            "min_sum_hessian_in_leaf": config.least_weight,
+            "lambda_l2": config.penalty,
+            "feature_fraction": config.features_shown,
+            "bagging_fraction": config.rows_shown,
+            "bagging_freq": 1,
+            "deterministic": True,
+            "force_row_wise": True,
+            "num_threads": threads,
+            "verbosity": -1,
+        }
+        self._library = lightgbm
+        self._rows = lightgbm.Dataset(
+            Rows(), labels.astype(np.float64), free_raw_data=False,
+            categorical_feature=list(range(numeric.shape[1], numeric.shape[1] + categorical.shape[1])),
+            init_score=np.zeros(len(labels)),  # from the fraud rate on, few frauds leave the first trees without a gain
+            params={**self._settings, "data_random_seed": _next_short(seed)},
+        )  # fmt: skip
+
+    def growing(self, *, seed: int) -> "Booster":
+        """No trees yet: each update adds one."""
+        return self._library.Booster({**self._settings, "seed": seed}, self._rows)
+
+    def boosted(self, rounds: int, *, seed: int) -> "Booster":
+        """So many trees."""
+        return self._library.train({**self._settings, "seed": seed}, self._rows, num_boost_round=rounds)
+
+
+def _sums(members: Sequence["Booster"], numeric: Floats, categorical: Codes, *, first: int = 0) -> Reals:
+    """What trees, from `first` on, sum up to (rows,), the mean over the members."""
     told = np.zeros(len(numeric))
     for start in range(0, len(numeric), PREDICTED_ROWS):
         rows = slice(start, start + PREDICTED_ROWS)
         columns = tree_columns(numeric[rows], categorical[rows])
-        told[rows] = np.mean([member.predict(columns, raw_score=True) for member in members], axis=0)
+        told[rows] = np.mean(
+            [member.predict(columns, raw_score=True, start_iteration=first) for member in members], axis=0
+        )
     return told
 
 

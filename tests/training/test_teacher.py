@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from training.calibrators import cross_entropy
 from training.config import AllRowsConfig, LossConfig, NetworkConfig, TeacherConfig, UndersampleConfig
 from training.metrics import average_precision
 from training.network import Codes, Floats, Mask, raw_logits
@@ -58,6 +59,21 @@ def test_what_trees_learned_by_heart_is_not_taught() -> None:
     teacher = learn(numeric, codes, draws.random(4_000) < 0.1, large, seed=7, threads=1)
     said = 1 / (1 + np.exp(-teacher.log_odds(numeric, codes)))
     assert said == pytest.approx(np.full(4_000, 0.1), abs=0.05)
+
+
+@pytest.mark.parametrize("learning_rate", [0.1, 0.3])
+def test_trees_end_where_more_of_them_say_nothing_of_other_rows(learning_rate: float) -> None:
+    """Of 300 trees they take a fraction, and say more of later rows than fewer of them do."""
+    later, codes, truth = rows(20_000, seed=8)
+    most = SMALL.model_copy(update={"members": 1, "rounds": 300, "learning_rate": learning_rate})
+    chosen, cut_off = (
+        learn(*rows(), most.model_copy(update={"rounds": rounds}), seed=7, threads=1) for rounds in (300, 10)
+    )
+    assert [member.num_trees() for member in cut_off.members] == [10]
+    assert 10 < chosen.members[0].num_trees() < 100
+    assert cross_entropy(chosen.log_odds(later, codes), truth).mean() < (
+        0.97 * cross_entropy(cut_off.log_odds(later, codes), truth).mean()
+    )
 
 
 def test_its_best_step_is_the_rule(teacher: Teacher) -> None:
