@@ -25,7 +25,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from service.bundle import Bundle
+from service.currency import CurrencyTable
 from service.errors import TouchstoneError
+from service.features.plan import Plan
 from training.collect import collect as collect_once
 from training.collected import compare as compare_served
 from training.collected import read_collected, select
@@ -41,7 +43,7 @@ from training.config import FitConfig, read_config
 from training.convert import convert as convert_pieces
 from training.datasets.formats import Format, pieces, read
 from training.evaluate import evaluate as evaluate_bundle
-from training.examples import Examples, declare_reports, replay_offline
+from training.examples import Examples, declare_reports
 from training.fit import fit as fit_bundle
 from training.focal_study import RARITIES, StudyConfig, run_study
 from training.focal_tables import TABLES_FILE, markdown, tables
@@ -143,15 +145,10 @@ def fit(
         console.print(f"[{time.perf_counter() - began:6.1f} s] {what}", markup=False, highlight=False)
 
     described = source or f"the data set {data.name} in the {data_format} format"
-    out.mkdir(parents=True, exist_ok=True)
     with (
-        tempfile.TemporaryDirectory(dir=out, prefix=".examples-") as scratch,
+        _examples(data, data_format, settings, label_maturity_days, out, say) as examples,
         _bar("epochs", settings.network.epochs) as advance,
     ):
-        if data_format is Format.COLLECTED:
-            examples = _collected_examples(data, settings, label_maturity_days, say)
-        else:
-            examples = stream(data, data_format, settings, Path(scratch), threads=WORKERS, say=say)
         fit_bundle(
             examples,
             settings,
@@ -173,9 +170,10 @@ def evaluate(
     start: Moment = None,
 ) -> None:
     """Measure a bundle on a data set; rows before --from give history only."""
-    frame = _load(data, data_format, label_delay)
+    judged = Bundle.load(bundle)
     moment = None if start is None else start.replace(tzinfo=UTC)
-    figures = evaluate_bundle(frame, Bundle.load(bundle), start=moment, threads=WORKERS)
+    with _streamed(data, data_format, judged.plan, judged.currencies, label_delay, None, console.print) as examples:
+        figures = evaluate_bundle(examples, judged, start=moment)
     _print_figures("figures", [(name, f"{value:,.6g}") for name, value in figures.items()])
     if json_path is not None:
         json_path.write_text(json.dumps(figures, indent=1) + "\n")
@@ -311,14 +309,15 @@ def compare(
 ) -> None:
     """Fit networks and boosted trees on the same rows, with the same care, and print how they compare."""
     rules, settings = read_contest(config)
-    contest = Contest(rules, settings, settings.read_plan(), _examples(data, data_format, settings, 60, console.print))
-    records = Records(out, contest.document())
-    with _bar("fits", contest.fits(only or [])) as advance:
-        if jobs == 1:
-            play(contest, records, only=only or [], clock=time.perf_counter, tick=advance)
-        else:
-            play_in_processes(contest, out, only=only or [], jobs=jobs, tick=advance)
-            records = Records(out, contest.document())
+    with _examples(data, data_format, settings, 60, out, console.print) as examples:
+        contest = Contest(rules, settings, settings.read_plan(), examples)
+        records = Records(out, contest.document())
+        with _bar("fits", contest.fits(only or [])) as advance:
+            if jobs == 1:
+                play(contest, records, only=only or [], clock=time.perf_counter, tick=advance)
+            else:
+                play_in_processes(contest, out, only=only or [], jobs=jobs, tick=advance)
+                records = Records(out, contest.document())
     outcomes = summarise(rules, records.trials, records.runs)
     (out / "summary.json").write_text(json.dumps(document(outcomes), indent=1) + "\n", encoding="utf-8")
     described = source or f"the data set {data.name} in the {data_format} format"
@@ -345,7 +344,6 @@ def handbook_protocol(
 ) -> None:
     """Run the Fraud Detection Handbook's published protocol and print the book's figures beside ours."""
     settings = read_config(config)
-    raw = read(data, Format.HANDBOOK)
     table = Table(title=f"{fit_days:g} days of fitting, 7 of delay, 7 of testing")
     for heading in ("", "average precision", "AUC", "card precision@100"):
         table.add_column(heading)
@@ -353,9 +351,9 @@ def handbook_protocol(
     for days in label_delay or [7.0]:
         told = settings.with_label_delay(days)
         plan = told.read_plan()
-        examples = replay_offline(declare_reports(raw, days), plan, told.read_currencies(), threads=WORKERS)
         network = handbook_network(told, plan.entity_features)
-        folds = run_published(examples, network, fit_days=fit_days, seed=told.seed, say=console.print)
+        with _streamed(data, Format.HANDBOOK, plan, told.read_currencies(), days, None, console.print) as examples:
+            folds = run_published(examples, network, fit_days=fit_days, seed=told.seed, say=console.print)
         ours = [(fold.average_precision, fold.roc_auc, fold.card_precision_at_100) for fold in folds]
         mean = tuple(sum(figures) / len(ours) for figures in zip(*ours, strict=True))
         names = [f"fraud known after {days:g} days, fit until {fold.fit_until:%Y-%m-%d}" for fold in folds]
@@ -386,8 +384,6 @@ def focal_study(
     """Measure where each loss spends its gradient and what that buys (docs/focal-loss.md)."""
     settings = read_config(config)
     plan = settings.read_plan()
-    frame = _load(data, data_format, settings.label_delay_days)
-    examples = replay_offline(frame, plan, settings.read_currencies(), threads=WORKERS)
     study = StudyConfig(
         settings.network,
         tuple(moment.replace(tzinfo=UTC) for moment in test_from),
@@ -396,8 +392,12 @@ def focal_study(
         one_in=tuple(one_in or RARITIES),
         seeds=seeds,
         threads=settings.threads,
+        device=settings.device,
     )
-    with _bar("fits", study.runs) as advance:
+    with (
+        _examples(data, data_format, settings, 60, out, console.print) as examples,
+        _bar("fits", study.runs) as advance,
+    ):
         sheets = tables(run_study(examples, plan.entity_features, study, out, tick=advance))
     for sheet in sheets:
         table = Table(*sheet.headings, title=sheet.title)
@@ -416,16 +416,42 @@ def main() -> None:
         sys.exit(1)
 
 
+@contextmanager
 def _examples(
-    data: Path, data_format: Format, settings: FitConfig, label_maturity_days: float, say: Callable[[str], None]
-) -> Examples:
-    """What there is to learn from, under the configuration's spec and rates, in memory."""
+    data: Path,
+    data_format: Format,
+    settings: FitConfig,
+    label_maturity_days: float,
+    home: Path,
+    say: Callable[[str], None],
+) -> Iterator[Examples]:
+    """What there is to learn from, under the configuration's spec and rates."""
     if data_format is Format.COLLECTED:
-        return _collected_examples(data, settings, label_maturity_days, say)
-    plan = settings.read_plan()
-    frame = _load(data, data_format, settings.label_delay_days)
-    say(f"replaying {len(frame):,} transactions through {len(plan.numeric)} features")
-    return replay_offline(frame, plan, settings.read_currencies(), threads=WORKERS)
+        yield _collected_examples(data, settings, label_maturity_days, say)
+        return
+    plan, currencies, delay = settings.read_plan(), settings.read_currencies(), settings.label_delay_days
+    with _streamed(data, data_format, plan, currencies, delay, home, say) as examples:
+        yield examples
+
+
+@contextmanager
+def _streamed(
+    data: Path,
+    data_format: Format,
+    plan: Plan,
+    currencies: CurrencyTable,
+    label_delay_days: float,
+    home: Path | None,
+    say: Callable[[str], None],
+) -> Iterator[Examples]:
+    """Examples of a data set of any size, in files in `home` for as long as they are used; None: where TMPDIR is."""
+    if home is not None:
+        home.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=home, prefix=".examples-") as scratch:
+        yield stream(
+            data, data_format, plan, currencies, Path(scratch),
+            label_delay_days=label_delay_days, threads=WORKERS, say=say,
+        )  # fmt: skip
 
 
 def _collected_examples(

@@ -1,15 +1,15 @@
-"""Evaluation: what a bundle does on a data set, history folded from the start of the data."""
+"""Evaluation: what a bundle does on a data set."""
 
 from datetime import datetime
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
 from service.bundle import Bundle
 from service.errors import DataInvalid
 from service.model import OnnxModel
-from training.examples import Examples, replay_offline
+from training.blocks import blocks
+from training.examples import Examples
 from training.metrics import (
     average_precision,
     brier,
@@ -22,14 +22,13 @@ from training.metrics import (
 from training.split import DAY_MS
 
 
-def evaluate(frame: pl.DataFrame, bundle: Bundle, *, start: datetime | None, threads: int) -> dict[str, float]:
-    """Metrics of a bundle on the rows from `start` on; earlier rows give history only.
+def evaluate(examples: Examples, bundle: Bundle, *, start: datetime | None) -> dict[str, float]:
+    """Metrics of a bundle on the rows from `start` on.
 
     Args:
-        frame: canonical transactions, each fraud with the time of its report.
+        examples: in the order of time, under the bundle's spec and rates.
         bundle: what to evaluate.
         start: the first moment that counts; None counts everything.
-        threads: cores for the features.
 
     Returns:
         Named figures; ranking metrics are taken on the logit, calibration on the probability.
@@ -37,16 +36,18 @@ def evaluate(frame: pl.DataFrame, bundle: Bundle, *, start: datetime | None, thr
     Raises:
         DataInvalid: no row counts, or all of them have one label.
     """
-    examples = replay_offline(frame, bundle.plan, bundle.currencies, threads=threads)
     first_ms = 0 if start is None else int(start.timestamp() * 1000)
-    rows = np.flatnonzero(examples.event_time_ms >= first_ms)
+    rows = slice(int(np.searchsorted(examples.event_time_ms, first_ms)), len(examples.labels))
     labels = examples.labels[rows]
-    if len(rows) == 0 or labels.all() or not labels.any():
-        raise DataInvalid(f"{len(rows):,} rows count, {int(labels.sum()):,} of them frauds: both classes are needed")
-    logit, probability = OnnxModel.load(bundle).run(examples.numeric[rows], examples.categorical[rows])
+    if len(labels) == 0 or labels.all() or not labels.any():
+        raise DataInvalid(f"{len(labels):,} rows count, {int(labels.sum()):,} of them frauds: both classes are needed")
+    numeric, categorical = examples.numeric[rows], examples.categorical[rows]
+    model = OnnxModel.load(bundle)
+    answers = [model.run(numeric[block], categorical[block]) for block in blocks(len(labels))]
+    logit, probability = (np.concatenate(parts) for parts in zip(*answers, strict=True))
     stated = probability.astype(np.float64)
     return {
-        "rows": float(len(rows)),
+        "rows": float(len(labels)),
         "frauds": float(labels.sum()),
         **ranking(examples, rows, labels, logit),
         "expected_calibration_error": expected_calibration_error(labels, stated),

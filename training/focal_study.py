@@ -19,7 +19,7 @@ from pydantic import TypeAdapter
 from torch import Tensor
 
 from service.errors import DataInvalid
-from training.config import AllRowsConfig, LossConfig, NetworkConfig
+from training.config import AllRowsConfig, Device, LossConfig, NetworkConfig
 from training.examples import Examples
 from training.gradients import EASY_BELOW, gradient_share, gradient_sizes
 from training.hard_cases import hard_frauds, hard_recall, reference_scores
@@ -67,6 +67,7 @@ class StudyConfig:
         one_in: how many legitimate rows per fraud the fit rows have after thinning.
         seeds: how often each is repeated: another draw of frauds, other first weights.
         threads: of torch.
+        device: where networks are fitted.
     """
 
     network: NetworkConfig
@@ -77,6 +78,7 @@ class StudyConfig:
     one_in: tuple[int, ...] = RARITIES
     seeds: int = 2
     threads: int = 1
+    device: Device = "cpu"
 
     @property
     def runs(self) -> int:
@@ -278,7 +280,7 @@ def _train(
     """Over every legitimate row: leaving some out would change the rarity that is being studied."""
     return train(
         fit, tune, config.network, loss, AllRowsConfig(),
-        seed=seed, threads=config.threads, entity_features=entity_features, tick=lambda: None,
+        device=config.device, seed=seed, threads=config.threads, entity_features=entity_features, tick=lambda: None,
     )  # fmt: skip
 
 

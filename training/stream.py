@@ -5,7 +5,8 @@ from pathlib import Path
 
 import polars as pl
 
-from training.config import FitConfig
+from service.currency import CurrencyTable
+from service.features.plan import Plan
 from training.convert import convert, refuse_repeated_ids
 from training.datasets import canonical
 from training.datasets.formats import Format, pieces
@@ -16,29 +17,33 @@ from training.examples import Examples, declare_reports, replay_pieces
 def stream(
     data: Path,
     data_format: Format,
-    config: FitConfig,
+    plan: Plan,
+    currencies: CurrencyTable,
     scratch: Path,
     *,
+    label_delay_days: float,
     threads: int,
     say: Callable[[str], None],
 ) -> Examples:
-    """What there is to learn from in a data set, under the configuration's spec and rates.
+    """What there is to learn from in a data set.
 
     Args:
         data: the file, or the directory.
         data_format: how it is written; not collected.
-        config: features, rates, and how long a fraud takes to be reported where the data does not say.
+        plan: the compiled spec.
+        currencies: rates to the base currency.
         scratch: an empty directory for the examples, which must stay for as long as they are used.
+        label_delay_days: how long a fraud takes to be reported, where the data does not say.
         threads: cores to use; the result does not depend on it.
         say: told in a sentence what happens, step by step.
 
     Raises:
         DataInvalid: it is not of that format.
     """
-    plan, file = config.read_plan(), in_order(data, data_format, scratch, say)
+    file = in_order(data, data_format, scratch, say)
     say(f"replaying {canonical.row_count(file):,} transactions through {len(plan.numeric)} features")
-    table = (declare_reports(piece, config.label_delay_days) for piece in canonical.pieces(file))
-    return write_examples(replay_pieces(table, plan, config.read_currencies(), threads=threads), scratch)
+    table = (declare_reports(piece, label_delay_days) for piece in canonical.pieces(file))
+    return write_examples(replay_pieces(table, plan, currencies, threads=threads), scratch)
 
 
 def in_order(data: Path, data_format: Format, scratch: Path, say: Callable[[str], None]) -> Path:

@@ -42,6 +42,7 @@ NETWORK = NetworkWithLoss(
     UndersampleConfig(legitimate_kept=0.5),
     entity_features=(slice(0, 2),),
     threads=1,
+    device="cpu",
 )
 CONTENDERS: dict[str, Contender] = {
     "network": NETWORK,

@@ -202,7 +202,7 @@ def test_evaluation_on_the_test_slice_finds_what_the_manifest_says(fitted: Fitte
     """Evaluating the bundle on the same rows gives the metrics it was shipped with."""
     bundle = Bundle.load(fitted.path)
     start = datetime.fromtimestamp(bundle.manifest.certificate.first_event_time_ms / 1000, UTC)
-    figures = evaluate(fitted.frame, bundle, start=start, threads=2)
+    figures = evaluate(replay_offline(fitted.frame, bundle.plan, bundle.currencies), bundle, start=start)
     for name in ("average_precision", "roc_auc", "expected_calibration_error", "brier"):
         assert figures[name] == pytest.approx(bundle.manifest.metrics[name], abs=1e-9), name
     assert figures["frauds"] == bundle.manifest.certificate.frauds

@@ -19,6 +19,7 @@ from training.comparison.records import Json, Records, Run, RunKey, Trial, libra
 from training.comparison.search import Attempt, Validation, best_point, propose
 from training.config import FitConfig
 from training.examples import Examples
+from training.optimise import settle_device
 
 Clock = Callable[[], float]
 Tick = Callable[[int], None]
@@ -56,6 +57,7 @@ class Contest:
             "data": {"rows": len(self.examples.labels), "sha256": self.examples.fingerprint(self.examples.card)},
             "features": self.plan.spec.sha256,
             "threads": self.base.threads,
+            "device": settle_device(self.base.device).type,
             "folds": config.folds.model_dump(mode="json"),
             "search": config.search.model_dump(mode="json"),
             "contenders": {each.name: lineup.section(each, self.base) for each in config.contenders},

@@ -22,6 +22,7 @@ def contender(config: ContenderConfig, contest: ContestConfig, base: FitConfig, 
                 _sampler(config, base),
                 plan.entity_features,
                 base.threads,
+                base.device,
                 teacher=config.teacher,
                 tuned=config.tuned,
             )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from training.comparison.contender import Choice, LogOdds, Point, Reals, Space
-from training.config import LossConfig, NetworkConfig, SamplerConfig, TeacherConfig
+from training.config import Device, LossConfig, NetworkConfig, SamplerConfig, TeacherConfig
 from training.network import Codes, Floats, raw_logits
 from training.optimise import Part, Trained, train
 
@@ -21,6 +21,7 @@ class NetworkWithLoss:
         sampler: over which rows.
         entity_features: by entity, its part of the numeric features.
         threads: torch's threads.
+        device: where.
         teacher: whom it learns from beside the labels; fitted to the same rows.
         tuned: whether a search may change its settings.
     """
@@ -30,6 +31,7 @@ class NetworkWithLoss:
     sampler: SamplerConfig
     entity_features: Sequence[slice]
     threads: int
+    device: Device
     teacher: TeacherConfig | None = None
     tuned: bool = True
 
@@ -85,7 +87,7 @@ class NetworkWithLoss:
         network, loss = self._settled(choice)
         return train(
             fit, watched, network, loss, self.sampler,
-            teacher_config=self.teacher, stop_after=stop_after,
+            teacher_config=self.teacher, stop_after=stop_after, device=self.device,
             seed=seed, threads=self.threads, entity_features=self.entity_features, tick=lambda: None,
         )  # fmt: skip
 

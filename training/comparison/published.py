@@ -69,6 +69,7 @@ def handbook_network(config: FitConfig, entity_features: Sequence[slice]) -> Net
         config.sampler,
         entity_features,
         config.threads,
+        config.device,
         teacher=config.teacher,
         tuned=False,
     )

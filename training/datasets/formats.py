@@ -39,7 +39,7 @@ def read(data: Path, data_format: Format) -> pl.DataFrame:
         DataInvalid: it is not of that format, or it is a collection.
     """
     if data_format is Format.COLLECTED:
-        raise DataInvalid("what was collected is read by fit and parity only: it holds features, not just transactions")
+        raise DataInvalid("what was collected holds features: fit, compare, focal-study and parity read it")
     if data_format is Format.HANDBOOK:
         return handbook.load(data, label_delay_days=None)
     if data_format in PUBLISHED_SETS:
