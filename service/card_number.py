@@ -1,6 +1,7 @@
 """Whether a string looks like a payment card's number, which is never accepted, stored, logged or echoed."""
 
 import re
+from string import ascii_letters
 
 # ISO/IEC 7812 issuer ranges of the card networks, each with the lengths it issues.
 _ISSUED = re.compile(
@@ -16,6 +17,7 @@ _ISSUED = re.compile(
     r"|9792[0-9]{12}"  # Troy
     r"|1[0-9]{14}"  # UATP
 )
+_has_no_letter = frozenset(ascii_letters).isdisjoint
 _digits_apart = re.compile(r"[0-9 .:_-]*").fullmatch
 _SEPARATORS = str.maketrans("", "", " .:_-")
 _DOUBLED = (0, 2, 4, 6, 8, 1, 3, 5, 7, 9)  # digit sum of twice the digit
@@ -28,7 +30,7 @@ def looks_like_card_number(value: str) -> bool:
 
     About one in a hundred random 16-digit numbers looks like a card number; tokens with a letter never do.
     """
-    if value.islower() or not _digits_apart(value):  # most tokens have a letter; no card number has
+    if not _has_no_letter(value) or not _digits_apart(value):  # most tokens begin with a letter; no card number has one
         return False
     digits = value.translate(_SEPARATORS)
     if not _SHORTEST <= len(digits) <= _LONGEST:

@@ -11,10 +11,8 @@ class Decision(IntEnum):
     REVIEW = 2
     DECLINE = 3
 
-    @property
-    def word(self) -> str:
-        """The word used in requests, responses, documents and metrics."""
-        return _WORDS[self]
+    def __init__(self, _severity: int) -> None:
+        self.word = self.name.lower()  # as in requests, responses, documents and metrics
 
     @classmethod
     def from_word(cls, word: str) -> "Decision":
@@ -24,6 +22,3 @@ class Decision(IntEnum):
             KeyError: not one of the four words.
         """
         return cls[word.upper()]
-
-
-_WORDS = tuple(decision.name.lower() for decision in Decision)  # an enumeration's name is slow to get

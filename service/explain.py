@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Self, TypeVar
 
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from service.bundle import Bundle, ReasonGroup
@@ -16,8 +17,7 @@ ROWS_AT_ONCE = 64  # decisions explained in one model call; each costs one row p
 Number = TypeVar("Number", np.float32, np.int64)
 
 
-@dataclass(frozen=True, slots=True)
-class Reason:
+class Reason(Struct, frozen=True, gc=False):
     """One reason for a decision.
 
     Attributes:

@@ -1,10 +1,10 @@
 """Where the histories of one feature spec are kept: names their logs, writes their entries, folds what comes back."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from operator import attrgetter
 
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from service.features.encoding import encode_all
@@ -26,8 +26,9 @@ class Layout:
         self.plan = plan
         self.spec = plan.spec.sha256[:8]
         self.kinds = len(plan.entities)
-        self._prefixes = tuple(f"{self.spec}:{entity.name}:" for entity in plan.spec.entities)
         self._fields = tuple(KEY_FIELDS.index(entity.key) for entity in plan.spec.entities)
+        prefixes = (f"{self.spec}:{entity.name}:" for entity in plan.spec.entities)
+        self._parts = tuple(zip(prefixes, self._fields, strict=True))  # by entity, of its keys
 
     def named(self, tokens: Tokens) -> Tokens:
         """By entity, the token that names it."""
@@ -38,7 +39,7 @@ class Layout:
         return [
             None if (token := tokens[field]) is None else (prefix + token).encode()
             for tokens in transactions
-            for prefix, field in zip(self._prefixes, self._fields, strict=True)
+            for prefix, field in self._parts
         ]
 
     def appends(self, rows: NDArray[np.int64], keys: Sequence[bytes | None]) -> Appends:
@@ -47,8 +48,7 @@ class Layout:
         return Appends([key for key in keys if key is not None], entries)
 
 
-@dataclass(frozen=True, slots=True)
-class Logs:
+class Logs(Struct, frozen=True):
     """The logs of n transactions as a store returned them, transaction by transaction and entity by entity.
 
     Attributes:

@@ -1,16 +1,15 @@
 """The scorer: decides about transactions with everything known about their entities, and remembers what it decided."""
 
-import hashlib
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
+from functools import lru_cache, reduce
 from math import isnan
 from operator import or_
 
 import numpy as np
 import orjson
-from msgspec import Struct
+from msgspec import Struct, structs
 from numpy.typing import NDArray
 
 from service.backlog import Backlog, nothing_read
@@ -34,6 +33,7 @@ from service.threshold_store import ThresholdStore
 from service.thresholds import Ruling, Thresholds
 from service.transaction import Transaction, read_transaction, write_instant
 
+MOST_FINDINGS = 4_096  # about four entities, remembered for what is missing; a few dozen are what traffic brings
 LATE_MS = 7 * 24 * 3600 * 1000  # events later than this are not exact in every window; they are counted
 
 
@@ -254,10 +254,7 @@ class Scorer:
         verdicts = self._rule(cases, histories, logits, probabilities, version.thresholds)
         watch.lap(Stage.DECIDE)
         latency_ms = watch.elapsed_ms()
-        responses = [
-            self._response(case, verdict, version.number, latency_ms)
-            for case, verdict in zip(cases, verdicts, strict=True)
-        ]
+        responses = self._responses(cases, verdicts, version.number, latency_ms)
         await self._remember(cases, histories, responses)
         watch.lap(Stage.RECORD)
         self._observe(cases, verdicts, histories)
@@ -307,22 +304,20 @@ class Scorer:
 
     def _degraded(self, case: _Case, probability: float | None, findings: Sequence[int]) -> tuple[str, ...]:
         """What the decision was made without, from the closed list of the contract; `findings` by entity."""
-        missing = [
-            name for name, bits in zip(self._plan.entities, findings, strict=True) if bits & (UNKNOWN | UNAVAILABLE)
-        ]
-        if reduce(or_, findings, 0) & DUPLICATE:
-            missing.append("duplicate")
+        missing = _missing_histories(self._plan.entities, tuple(findings))
         if case.amount_minor is None:
-            missing.append("currency")
+            missing += ("currency",)
         elif probability is None:
-            missing.append("model")
+            missing += ("model",)
         if case.unsure:
-            missing.append("idempotency")
-        return tuple(missing)
+            missing += ("idempotency",)
+        return missing
 
-    def _response(self, case: _Case, verdict: _Verdict, thresholds_version: int, latency_ms: float) -> Response:
-        """The answer to the case (docs/api.md)."""
-        return self._writer.write(
+    def _responses(
+        self, cases: Sequence[_Case], verdicts: Sequence[_Verdict], thresholds_version: int, latency_ms: float
+    ) -> list[Response]:
+        """The answers to the cases (docs/api.md)."""
+        contents = [
             Content(
                 case.transaction_id,
                 _decision_id(case.request),
@@ -330,13 +325,13 @@ class Scorer:
                 verdict.probability,
                 self._score(verdict.probability),
                 verdict.reasons,
-                thresholds_version,
                 verdict.ruling.segment,
                 verdict.degraded,
                 write_instant(case.request.arrival_ms),
-                latency_ms,
             )
-        )
+            for case, verdict in zip(cases, verdicts, strict=True)
+        ]
+        return self._writer.write(contents, thresholds_version=thresholds_version, latency_ms=latency_ms)
 
     def _score(self, probability: float | None) -> int | None:
         """0 to 999: one in 10^(score/100) legitimate transactions scores at least this high."""
@@ -373,15 +368,17 @@ class Scorer:
             case.unsure = True
             answer = orjson.loads(record.response.body)
             answer["degraded"].append("idempotency")
-            record = record._replace(response=Response.of(orjson.dumps(answer)))
-        self._store.keep([decision._replace(record=record)])
+            record = structs.replace(record, response=Response.of(orjson.dumps(answer)))
+        self._store.keep([structs.replace(decision, record=record)])
         return record
 
     def _observe(self, cases: Sequence[_Case], verdicts: Sequence[_Verdict], histories: Histories) -> None:
         made = [verdict for case, verdict in zip(cases, verdicts, strict=True) if case.made]
         missing = [word for verdict in made for word in verdict.degraded]
         missing += [
-            "idempotency" for case, verdict in zip(cases, verdicts, strict=True) if _became_unsure(case, verdict)
+            "idempotency"
+            for case, verdict in zip(cases, verdicts, strict=True)
+            if case.made and case.unsure and "idempotency" not in verdict.degraded  # it could not be remembered
         ]
         self._telemetry.observe_decisions(
             [verdict.ruling.decision for verdict in made], [verdict.probability for verdict in made], missing
@@ -396,7 +393,7 @@ class Scorer:
             probability=None, amount_minor=case.amount_minor, transaction=case.request.transaction
         )
         verdict = _Verdict(None, ruling, (), ("overload", "idempotency"))
-        response = self._response(case, verdict, version.number, 0.0)
+        [response] = self._responses([case], [verdict], version.number, 0.0)
         revs, snapshot = nothing_read(self._layout, case.tokens, np.array(case.row, np.int64), case.request.body)
         decision = self._decision(case, response, revs, snapshot)
         case.record, case.made = decision.record, True
@@ -452,12 +449,13 @@ class _Stopwatch:
         return round((self._clock() - self._started) * 1000, 3)
 
 
-def _became_unsure(case: _Case, verdict: _Verdict) -> bool:
-    """Whether a decision could not be remembered, after it was found out."""
-    return case.made and case.unsure and "idempotency" not in verdict.degraded
+@lru_cache(maxsize=MOST_FINDINGS)
+def _missing_histories(entities: tuple[str, ...], findings: tuple[int, ...]) -> tuple[str, ...]:
+    """The entities that were not known, and whether the transaction itself was known too well."""
+    missing = [name for name, bits in zip(entities, findings, strict=True) if bits & (UNKNOWN | UNAVAILABLE)]
+    return (*missing, "duplicate") if reduce(or_, findings, 0) & DUPLICATE else tuple(missing)
 
 
 def _decision_id(request: ScoreRequest) -> str:
     """Names one decision: another one for the same transaction id, after the first expired, has another name."""
-    content = b"%s %d" % (request.digest, request.arrival_ms)
-    return "d-" + hashlib.blake2b(content, digest_size=12).hexdigest()
+    return "d-" + (request.digest[:6] + request.arrival_ms.to_bytes(6, "big")).hex()

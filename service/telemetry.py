@@ -68,7 +68,6 @@ class Telemetry:
             "decision",
             [decision.word for decision in Decision],
         ).counts
-        self._words = [decision.word for decision in Decision]
         self._probability = Histogram(
             registry,
             "fraud_probability",
@@ -148,9 +147,9 @@ class Telemetry:
             probabilities: (batch,), None where there is none.
             degraded: what they lacked, all in one, from the closed list of the response.
         """
-        counts, words = self._decisions, self._words
+        counts = self._decisions
         for decision in decisions:
-            counts[words[decision]] += 1
+            counts[decision.word] += 1
         for probability in probabilities:
             if probability is not None:
                 self._probability.observe(probability)

@@ -1,9 +1,9 @@
 """The endpoint that shows a decision again, with all it was made from and what became of it."""
 
-from dataclasses import asdict
 from typing import Annotated
 
 from fastapi import APIRouter, Path
+from msgspec.structs import asdict
 
 from service.api.running import Parts
 from service.api.schemas import Reason, ReportedOutcome, ScoreResponse, SeenByModel, StoredDecisionResponse

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Literal, NamedTuple, Protocol, Self
 
+from msgspec import Struct
+
 from service.features.compaction import Compaction
 from service.features.joined import Joined
 from service.response import Response
@@ -66,7 +68,7 @@ class Unanswered(Enum):
 NO_ANSWER: Literal[Unanswered.NONE] = Unanswered.NONE
 
 
-class DecisionRecord(NamedTuple):
+class DecisionRecord(Struct, frozen=True, gc=False):
     """What is kept of a decision: enough to repeat the answer and to place its outcomes.
 
     Attributes:
@@ -91,7 +93,7 @@ class DecisionRecord(NamedTuple):
     position: str = ""
 
 
-class NewDecision(NamedTuple):
+class NewDecision(Struct, frozen=True, gc=False):
     """A decision to be remembered, unless the transaction already has one."""
 
     transaction_id: str

@@ -16,19 +16,22 @@ _HEAD = struct.Struct("<B16sq4sB")  # format, digest, event time, spec, number o
 
 def encode_record(record: DecisionRecord) -> bytes:
     """A record without its position, which is appended to it once it is known (see `decode_record`)."""
-    digest, response, event_time_ms, amount_minor, named, spec, revs, _ = record
-    tokens = [b"" if token is None else token.encode() for token in named]
-    amount = amount_minor.to_bytes(_AMOUNT_BYTES, "little")
-    tail = b"".join((amount, bytes(map(len, tokens)), *tokens, response.packed))
+    tokens = [token or "" for token in record.tokens]
+    tail = "".join(tokens).encode("ascii") + record.response.packed
+    revs, amount = record.revs, record.amount_minor.to_bytes(_AMOUNT_BYTES, "little")
     head = _record_head(len(revs))
     length = head.size - 2 + len(tail)  # without the two bytes that it is written in
-    return head.pack(length, RECORD_FORMAT, digest, event_time_ms, _from_hex(spec), len(revs), *revs) + tail
+    written = head.pack(
+        length, RECORD_FORMAT, record.digest, record.event_time_ms, _from_hex(record.spec), len(revs), *revs,
+        amount, *map(len, tokens),
+    )  # fmt: skip
+    return written + tail
 
 
 @cache
 def _record_head(revs: int) -> struct.Struct:
-    """The length of the record, `_HEAD`, and so many revs."""
-    return struct.Struct(f"<H{_HEAD.format[1:]}{revs}i")
+    """The length of the record, `_HEAD`, so many revs, the amount, and the lengths of the tokens."""
+    return struct.Struct(f"<H{_HEAD.format[1:]}{revs}i{_AMOUNT_BYTES}s{len(KEY_FIELDS)}B")
 
 
 _from_hex = lru_cache(maxsize=8)(bytes.fromhex)  # of the few specs there are

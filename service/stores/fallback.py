@@ -7,6 +7,7 @@ from dataclasses import replace
 from itertools import islice
 
 import structlog
+from msgspec import structs
 
 from service.background import run_behind
 from service.features.joined import NO_STRING
@@ -208,4 +209,4 @@ class FallbackStore:
 def _appended(decision: NewDecision) -> NewDecision:
     """A decision whose entries were all appended in the meantime, though it is not known where."""
     revs = tuple(APPENDED_LATER if rev == NOWHERE else rev for rev in decision.record.revs)
-    return decision._replace(record=decision.record._replace(revs=revs))
+    return structs.replace(decision, record=structs.replace(decision.record, revs=revs))

@@ -4,6 +4,8 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Generic, TypeVar
 
+from msgspec import structs
+
 from service.features.compaction import Compaction, split_base
 from service.features.joined import Joined
 from service.stores.base import (
@@ -82,7 +84,7 @@ class MemoryStore:
     async def find_record(self, transaction_id: str) -> DecisionRecord | None:
         """See `Remote`."""
         held = self._records.peek(transaction_id)
-        return None if held is None else decode_record(held)._replace(position=transaction_id)
+        return None if held is None else structs.replace(decode_record(held), position=transaction_id)
 
     async def find_snapshot(self, transaction_id: str, record: DecisionRecord) -> Snapshot | None:  # noqa: ARG002 - a store that keeps them apart needs the position
         """See `Remote`."""

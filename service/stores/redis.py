@@ -57,6 +57,8 @@ _GET = b"*2\r\n$3\r\nGET\r\n$%d\r\n%b\r\n"
 _RPUSH = b"*3\r\n$5\r\nRPUSH\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n"
 _LRANGE = b"*4\r\n$6\r\nLRANGE\r\n$%d\r\n%b\r\n$1\r\n0\r\n$2\r\n-1\r\n"
 _RPUSH_LRANGE = _RPUSH + _LRANGE
+_CLAIM = b"*5\r\n$3\r\nSET\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n$2\r\nNX\r\n$3\r\nGET\r\n"
+_EXPIRE = b"*3\r\n$6\r\nEXPIRE\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n"
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
@@ -350,13 +352,14 @@ class RedisStore:
         return Joined.of(logs), lengths
 
     def _ask_birth(self, node: Node, time_ms: int) -> Replies:
-        claimed_ms = time_ms if node.inherited_ms is None else node.inherited_ms
-        return node.link.send(command("SET", node.marker, claimed_ms, "NX", "GET"), 1)
+        claimed_ms = b"%d" % (time_ms if node.inherited_ms is None else node.inherited_ms)
+        return node.link.send(_CLAIM % (len(node.marker), node.marker, len(claimed_ms), claimed_ms), 1)
 
     def _forget_later(self, keys: Sequence[bytes]) -> None:
         """Let new logs expire, without waiting for it: compaction says so again."""
         if keys:
-            self._router.send(keys, [command("EXPIRE", key, self._limits.log_ttl_s) for key in keys], 1)
+            ttl_s = b"%d" % self._limits.log_ttl_s
+            self._router.send(keys, [_EXPIRE % (len(key), key, len(ttl_s), ttl_s) for key in keys], 1)
 
     def _archiving(self, replacement: Replacement) -> bytes:
         key, compaction, _ = replacement
@@ -384,10 +387,10 @@ class RedisStore:
         most = self._limits.max_stream_decisions // self._nodes.partitions
         keys = [decisions_stream(partition)]
         arguments: list[bytes | int] = [most, self._limits.record_ttl_s * 1000]
-        for transaction_id, record, snapshot in decisions:
-            name = transaction_id.encode()
+        for decision in decisions:
+            name = decision.transaction_id.encode()
             keys.append(record_key(partition, name))
-            arguments += (name, encode_record(record), snapshot.encoded)
+            arguments += (name, encode_record(decision.record), decision.snapshot.encoded)
         return self._scripts.decide.call(keys, arguments)
 
     def _record_key(self, name: bytes) -> bytes:

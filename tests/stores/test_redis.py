@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
+from msgspec import structs
 from structlog.testing import capture_logs
 
 from service.errors import StoreUnavailable
@@ -342,7 +343,7 @@ def test_without_an_answer_nothing_is_claimed(server: Server) -> None:
                 assert not await replace_one(store, b"a", compaction(b"B", b"1"), audited=False)
                 for asked in (
                     store.find_record("one"),
-                    store.find_snapshot("one", decision("one").record._replace(position="1-1")),
+                    store.find_snapshot("one", structs.replace(decision("one").record, position="1-1")),
                     store.find_outcomes("one"),
                     store.exchange_outcomes("one", None, b"1", news=None),
                 ):

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 import numpy as np
 import pytest
+from msgspec import structs
 
 from service.features.state import BASE_MARK
 from service.stores.base import MAX_CHUNKS, Append, Appends, Chunk, DecisionRecord, Past, Remote
@@ -212,7 +213,7 @@ def test_a_decision_is_found_with_what_it_was_made_from(open_store: Opener) -> N
         assert found.position
         assert standing is not None
         assert standing.response == found.response
-        assert found._replace(position="") == given.record
+        assert structs.replace(found, position="") == given.record
         snapshot = await store.find_snapshot("one", found)
         assert snapshot is not None
         assert snapshot.request == given.snapshot.request
