@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -105,6 +106,17 @@ def test_concurrent_retries_get_one_answer(service: Service, new_id: NewId) -> N
         answers = list(pool.map(lambda _: service.client.post("/score", json=sent), range(50)))
     assert len({answer.content for answer in answers}) == 1
     assert sum("idempotent-replayed" not in answer.headers for answer in answers) == 1
+
+
+def test_every_decision_has_a_name_of_its_own(service: Service, new_id: NewId) -> None:
+    """Those that are made together too, of payments that differ in their id only."""
+    card = new_id("card")
+    sent = [transaction(new_id, card_id=card) for _ in range(64)]
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(lambda body: service.client.post("/score", json=body).json(), sent))
+    names = {answer["decision_id"] for answer in answers}
+    assert len(names) == len(sent)
+    assert all(re.fullmatch("d-[0-9a-f]{24}", name) for name in names)
 
 
 def test_the_same_id_with_another_body_is_a_conflict(service: Service, new_id: NewId) -> None:
