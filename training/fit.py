@@ -24,7 +24,7 @@ from training.certificate import (
     certify_segments,
     compare_calibrators,
 )
-from training.config import FitConfig
+from training.config import FitConfig, TeacherConfig
 from training.evaluate import ranking
 from training.examples import Examples
 from training.export import (
@@ -264,6 +264,7 @@ def _report_data(made: _Made, command: str) -> ReportData:
         typology=np.array(examples.typologies)[examples.typology[rows]],
         base_currency=made.points["currency"],
         loss=f"{loss.name} (gamma {loss.gamma:g}, alpha {alpha})",
+        lesson="" if made.config.teacher is None else _lesson(made.config.teacher),
         inexact=made.trained.correction.inexact,
         calibrated_by=made.chosen.method,
         certificate=made.certificate,
@@ -279,6 +280,14 @@ def _report_data(made: _Made, command: str) -> ReportData:
         missing_share=dict(zip(made.plan.numeric, _missing_shares(examples.numeric[rows]), strict=True)),
         metrics=made.metrics,
         command=command,
+    )
+
+
+def _lesson(teacher: TeacherConfig) -> str:
+    where = f"have {teacher.blend:.0%} of the served log-odds" if teacher.blend else "are not served"
+    return (
+        f"{teacher.share:.0%} of a row's target was what boosted trees say that were fitted to the same rows, the rest "
+        f"its label; the trees {where}."
     )
 
 

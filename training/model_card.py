@@ -66,16 +66,18 @@ def _data(report: ReportData) -> str:
 
 def _model(report: ReportData) -> str:
     inputs = len(report.missing_share)
-    loss = (
-        f"Trained with {report.loss}. Focusing, class weights and sampling each move the sigmoid of the logit away "
-        f"from the probability. {how_undone(report)}"
+    sentences = (
+        f"Trained with {report.loss}.",
+        report.lesson,
+        "Focusing, class weights and sampling each move the sigmoid of the logit away from the probability.",
+        how_undone(report),
     )
     return f"""## Model
 
 One ONNX graph from {inputs} raw features to the probability. `manifest.json` lists them, `report.html` says how often
 each has no value.
 
-{fill(loss, LINE_LENGTH)}"""
+{fill(" ".join(filter(None, sentences)), LINE_LENGTH)}"""
 
 
 def _ranking(report: ReportData) -> str:

@@ -66,6 +66,7 @@ class ReportData:
         typology: (n,), the kind of fraud where the data name one, else None or "".
         base_currency: ISO 4217.
         loss: the training loss with its parameters, as a reader should see it: "focal loss (gamma 2, alpha 0.75)".
+        lesson: in a sentence, what the network learned from beside the labels; empty where that is nothing.
         inexact: why the graph undoes the loss and the sampler on average only; None where it does exactly.
         calibrated_by: which line stands behind that in the graph.
         certificate: how far the probabilities of these same rows are from the truth.
@@ -91,6 +92,7 @@ class ReportData:
     typology: npt.NDArray[np.object_ | np.str_]
     base_currency: str
     loss: str
+    lesson: str
     inexact: str | None
     calibrated_by: LineMethod
     certificate: Certificate

@@ -4,6 +4,7 @@ A label says yes or no; a teacher says how likely, which is more to learn from w
 2015). It teaches the fit rows only, so the network knows nothing that these rows do not say.
 """
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -38,8 +39,8 @@ ROUNDS_AT_ONCE = 10
 ROUNDS_IN_VAIN = 60
 """Trees without a better look, after which there are no more."""
 
-NEARLY = 1.02
-"""Times the least loss: what is as good."""
+DOUBT = 0.5
+"""Standard errors within which a loss is as good as the least; one is that loss over the root of how many frauds."""
 
 
 GREATEST = float(np.finfo(np.float32).max)
@@ -144,7 +145,7 @@ def _early_end(
         best = min(ends, key=attrgetter("loss"))
         if end.rounds - best.rounds >= ROUNDS_IN_VAIN:
             break
-    return next(end for end in ends if end.loss <= NEARLY * best.loss)
+    return next(end for end in ends if end.loss <= best.loss * (1 + DOUBT / math.sqrt(labels.sum())))
 
 
 def _ends(

@@ -160,6 +160,9 @@ def test_trees_that_stay_are_in_the_graph(fitted: Fitted, tmp_path: Path) -> Non
     assert {given.name for given in graph.input} == {"numeric", "categorical"}
     assert first.stat().st_size < 2_000_000
     assert first.read_bytes() == again.read_bytes()
+    card = " ".join(first.with_name("MODEL_CARD.md").read_text(encoding="utf-8").split())
+    assert "80% of a row's target was what boosted trees say" in card
+    assert "the trees have 50% of the served log-odds" in card
 
 
 def test_nothing_in_a_bundle_names_the_machine_it_was_made_on(fitted: Fitted, tmp_path: Path) -> None:

@@ -64,6 +64,7 @@ def report_data(rows: int, *, seed: int = 7) -> ReportData:
         typology=np.where(labels, kinds, ""),
         base_currency="EUR",
         loss="focal loss (gamma 2, alpha 0.75)",
+        lesson="",
         inexact=None,
         calibrated_by="platt",
         certificate=certify(labels, times, raw=raw, recovered=served, served=served).model_copy(
