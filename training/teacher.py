@@ -42,7 +42,6 @@ ROUNDS_IN_VAIN = 60
 DOUBT = 0.5
 """Standard errors within which a loss is as good as the least; one is that loss over the root of how many frauds."""
 
-
 GREATEST = float(np.finfo(np.float32).max)
 """Of what a number can be. A split beyond it is one between what is there and what is missing."""
 
