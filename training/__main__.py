@@ -59,6 +59,7 @@ app = typer.Typer(
 )  # fmt: skip
 console = Console(stderr=True)
 WORKERS = os.cpu_count() or 1
+MATURITY_DAYS = 60  # of collected transactions: how old one is once silence means legitimate
 TAILS_EVERY_SECONDS = 3600  # collect --follow copies every live log that often: it reads the whole store
 
 Data = Annotated[
@@ -129,7 +130,7 @@ def fit(
     source: Annotated[str, typer.Option(help="What the data are, in words, for report and model card.")] = "",
     label_maturity_days: Annotated[
         float, typer.Option(min=0, help="Collected data: how old a transaction is once silence means legitimate.")
-    ] = 60,
+    ] = MATURITY_DAYS,
     label_delay: Annotated[
         float | None,
         typer.Option(min=0, help="Days from a fraud to its report, for the data and the windows that wait for labels."),
@@ -309,7 +310,7 @@ def compare(
 ) -> None:
     """Fit networks and boosted trees on the same rows, with the same care, and print how they compare."""
     rules, settings = read_contest(config)
-    with _examples(data, data_format, settings, 60, out, console.print) as examples:
+    with _examples(data, data_format, settings, MATURITY_DAYS, out, console.print) as examples:
         contest = Contest(rules, settings, settings.read_plan(), examples)
         records = Records(out, contest.document())
         with _bar("fits", contest.fits(only or [])) as advance:
@@ -395,7 +396,7 @@ def focal_study(
         device=settings.device,
     )
     with (
-        _examples(data, data_format, settings, 60, out, console.print) as examples,
+        _examples(data, data_format, settings, MATURITY_DAYS, out, console.print) as examples,
         _bar("fits", study.runs) as advance,
     ):
         sheets = tables(run_study(examples, plan.entity_features, study, out, tick=advance))
